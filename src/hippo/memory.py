@@ -1,0 +1,205 @@
+"""Online memory: compress a signal, sample by sample, into N coefficients from which its past can be read back."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hippo import discretize, measures
+from hippo.kernels.legs import Transition, legs_dilation, legs_transition
+from hippo.measures import Measure
+
+ALPHA = {"euler": 0.0, "bilinear": 0.5, "backward_euler": 1.0}
+Step = Callable[[Tensor, Tensor], Tensor]
+_CHUNK = 64  # steps whose transitions are computed together: enough to amortise the calls, little enough to hold
+
+
+class State(NamedTuple):
+    """What a memory carries from one chunk of a signal to the next.
+
+    Attributes:
+        coefficients: (B, N) or (B, C, N).
+        time: Time of the latest sample: a number, or (B,) where each sample of the batch has its own timestamps.
+    """
+
+    coefficients: Tensor
+    time: Tensor | float
+
+
+class HiPPO(nn.Module):
+    """High-order polynomial projection of a signal's past, kept up to date online (arXiv 2008.07669).
+
+    The memory holds no weights and no tables: a step costs O(N) for LegS, and nothing depends on a maximum length.
+
+    **Time.** Sample k stands for the interval (t_{k-1}, t_k]; the first one stands for everything up to t_0. Without
+    timestamps t_k = 1, 2, …, except for LegS under a generalized bilinear transform, where t_k = 0, 1, … makes the
+    relative step 1/k, as in the paper: the first sample fills the memory and the k-th moves it by dt/t = 1/k. A
+    timestamp that repeats the one before stands for no time at all, so that sample leaves the memory as it was.
+    LegS depends on ratios of times only, hence multiplying all timestamps by a constant changes nothing.
+
+    Args:
+        measure: "legs", "legt", or a `Measure` with its parameters.
+        order: Number of coefficients N ≥ 1.
+        discretization: "bilinear", "euler", "backward_euler", "zoh" (exact for piecewise-constant input, but dense),
+            or a number α ∈ [0, 1] for the generalized bilinear transform.
+
+    Raises:
+        ValueError: For an order below 1, or an unknown measure or discretization.
+    """
+
+    def __init__(
+        self, measure: str | Measure = "legs", order: int = 64, discretization: str | float = "bilinear"
+    ) -> None:
+        super().__init__()
+        if order < 1:
+            raise ValueError(f"order must be at least 1, not {order}")
+        if isinstance(discretization, str) and discretization not in (*ALPHA, "zoh"):
+            raise ValueError(f"unknown discretization {discretization!r}; choose from {', '.join(ALPHA)}, zoh, or an α")
+        if not isinstance(discretization, str) and not 0 <= discretization <= 1:
+            raise ValueError(f"the α of a discretization lies between 0 and 1; {discretization} does not")
+        self.measure = measures.by_name(measure) if isinstance(measure, str) else measure
+        self.order = order
+        self.discretization = discretization
+
+    def forward(
+        self, signal: Tensor, timestamps: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Remember a whole signal, or the next chunk of one.
+
+        Args:
+            signal: (B, L) or (B, L, C); each channel has a memory of its own.
+            timestamps: (B, L), non-negative and non-decreasing, going on from `state.time`.
+            state: The state after the previous chunk; None at the beginning.
+
+        Returns:
+            The coefficients after every sample, (B, L, N) or (B, L, C, N), and the state after the last.
+
+        Raises:
+            ValueError: If shapes disagree, the signal is empty, or timestamps decrease, are negative or not finite.
+        """
+        if signal.dim() not in (2, 3) or signal.shape[1] == 0:
+            raise ValueError(f"signal must be (B, L) or (B, L, C) with L ≥ 1, not {tuple(signal.shape)}")
+        if timestamps is not None and timestamps.shape != signal.shape[:2]:
+            raise ValueError(f"timestamps {tuple(timestamps.shape)} do not match the signal's {tuple(signal.shape[:2])}")
+        since = None if state is None else state.time
+        c = signal.new_zeros(signal.shape[0], *signal.shape[2:], self.order) if state is None else state.coefficients
+        outputs = []
+        transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
+        for f, transition in zip(signal.unbind(1), transitions, strict=True):
+            c = transition(c, f)
+            outputs.append(c)
+        if timestamps is not None:
+            now: Tensor | float = timestamps[:, -1]
+        else:
+            now = (self._origin - 1 if since is None else since) + signal.shape[1]
+        return torch.stack(outputs, dim=1), State(c, now)
+
+    def step(self, f: Tensor, state: State | None = None, timestamps: Tensor | None = None) -> State:
+        """Remember one sample f of shape (B,) or (B, C), with timestamps (B,) where there are any."""
+        timestamps = None if timestamps is None else timestamps.unsqueeze(1)
+        return self(f.unsqueeze(1), timestamps, state)[1]
+
+    def reconstruct(self, coefficients: Tensor, times: Tensor, now: float = 1.0) -> Tensor:
+        """Read the remembered signal back.
+
+        Args:
+            coefficients: (..., N).
+            times: When to read, (M,), within the measure's window at `now`: for LegS [0, now], so that with the
+                default `now` times are fractions of the past, 0 its beginning and 1 the present.
+            now: Time of the coefficients.
+
+        Returns:
+            The signal's approximation (..., M).
+
+        Raises:
+            ValueError: If a time lies outside the window, where the coefficients say nothing.
+        """
+        oldest, newest = self.measure.window(now)
+        if times.numel() and not (oldest <= times.min() and times.max() <= newest):
+            raise ValueError(f"times must lie in the memory's window [{oldest}, {newest}]; these span "
+                             f"[{times.min().item()}, {times.max().item()}]")  # fmt: skip
+        basis = self.measure.basis(self.order, times.to(torch.float64), now)
+        return coefficients @ basis.to(coefficients).mT
+
+    def transitions(
+        self, length: int, timestamps: Tensor | None, since: Tensor | float | None, like: Tensor
+    ) -> Iterator[Step]:
+        """Yield the memory's step for each of `length` samples: a function (c, f) ↦ new c, of (..., N) and (...).
+
+        Steps are computed ahead of the loop that uses them, without a look at the data, a few dozen at a time.
+
+        Args:
+            length: Number of steps L.
+            timestamps: (B, L), or None.
+            since: Time of the latest sample remembered so far, as in `State`; None if there is none.
+            like: Coefficients (B, N) or (B, C, N), for shape, dtype and device.
+        """
+        if timestamps is not None:
+            times = timestamps.to(torch.float64).mT
+        else:
+            first = self._origin if since is None else since + 1
+            times = torch.arange(length, dtype=torch.float64, device=like.device)
+            times = times.unsqueeze(-1) + first if isinstance(first, Tensor) else times + first
+        start = torch.as_tensor(0.0 if since is None else since, dtype=torch.float64, device=like.device)
+        previous = torch.cat([start.expand(times[:1].shape), times[:-1]])
+        if timestamps is not None:
+            _check_timestamps(times, previous)
+        gaps = times - previous
+        if times.dim() == 2 and like.dim() == 3:
+            gaps, times = gaps.unsqueeze(-1), times.unsqueeze(-1)
+
+        if not self.measure.scale_invariant:
+            A, B = (v.to(like.device) for v in self.measure.dynamics(self.order))
+            if timestamps is None:
+                yield from itertools.repeat(self._dense(A, B, gaps[0], like.dtype), length)
+            else:
+                yield from (self._dense(A, B, gap, like.dtype) for gap in gaps)
+            return
+
+        relative = torch.where(gaps > 0, gaps / times, 0.0)
+        if since is None:
+            relative = relative[1:]
+            yield _fill
+        if self.discretization == "zoh":
+            yield from (legs_dilation(self.order, step, like.dtype) for step in relative)
+        else:
+            for steps in relative.split(_CHUNK):
+                yield from legs_transition(self.order, steps, self._alpha, like.dtype).unbind()
+
+    def extra_repr(self) -> str:
+        return f"{self.measure}, order={self.order}, discretization={self.discretization!r}"
+
+    @property
+    def _alpha(self) -> float:
+        return ALPHA[self.discretization] if isinstance(self.discretization, str) else self.discretization
+
+    @property
+    def _origin(self) -> int:
+        """Time of the first sample of a signal without timestamps."""
+        return 0 if self.measure.scale_invariant and self.discretization != "zoh" else 1
+
+    def _dense(self, A: Tensor, B: Tensor, dt: Tensor, dtype: torch.dtype) -> Transition:
+        if self.discretization == "zoh":
+            A_bar, B_bar = discretize.zoh(A, B, dt)
+        else:
+            A_bar, B_bar = discretize.gbt(A, B, dt, self._alpha)
+        return Transition(A_bar.to(dtype), B_bar.to(dtype))
+
+
+def _fill(c: Tensor, f: Tensor) -> Tensor:
+    """The first sample of a scale-invariant memory: a constant past, whatever c was."""
+    return torch.cat([f.unsqueeze(-1), torch.zeros_like(c[..., 1:])], dim=-1)
+
+
+def _check_timestamps(times: Tensor, previous: Tensor) -> None:
+    """Raise ValueError unless times (L, B) are finite and each is at least the one before it, the first at least 0."""
+    bad = ~(torch.isfinite(times) & (times >= previous))
+    if bad.any():
+        k, sample = (int(i) for i in bad.nonzero()[0])
+        raise ValueError(
+            f"timestamps must be finite, non-negative and non-decreasing; sample {sample} of the batch has "
+            f"{times[k, sample].item():g} at step {k} after {previous[k, sample].item():g}. Sort the series by time, "
+            "and repeat the last timestamp in padding."
+        )

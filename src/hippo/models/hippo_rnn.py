@@ -1,0 +1,69 @@
+"""The gated network around a HiPPO memory (Figure 2 and Appendix D of arXiv 2008.07669)."""
+
+import torch
+from torch import Tensor, nn
+
+from hippo.measures import Measure
+from hippo.memory import HiPPO
+from hippo.models.base import SequenceModel
+
+
+class HiPPORNN(SequenceModel):
+    """A gated recurrent network that writes one number a step to a HiPPO memory, and reads the whole memory.
+
+        u_t = W_u [x_t, h_{t-1}] + b_u                    what to remember, a scalar
+        c_t = memory(c_{t-1}, u_t)                        N coefficients of the history of u
+        g_t = σ(W_g [x_t, c_t] + b_g)
+        h_t = (1 − g_t) h_{t-1} + g_t tanh(W_h [x_t, c_t] + b_h)
+
+    There is no hidden-to-hidden weight: the past reaches h through the memory and the gate.
+
+    Args:
+        input_size: Channels C.
+        hidden_size: Features D.
+        memory_order: Coefficients N; the hidden size where None.
+        measure: What the memory remembers: a name or a `Measure`.
+        discretization: See `hippo.HiPPO`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int = 512,
+        memory_order: int | None = None,
+        measure: str | Measure = "legs",
+        discretization: str | float = "bilinear",
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        self.memory = HiPPO(measure, hidden_size if memory_order is None else memory_order, discretization)
+        self.write = nn.Linear(input_size + hidden_size, 1)
+        self.gate = nn.Linear(input_size + self.memory.order, hidden_size)
+        self.candidate = nn.Linear(input_size + self.memory.order, hidden_size)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights as the paper's code does; biases keep the framework's default."""
+        nn.init.kaiming_uniform_(self.write.weight, nonlinearity="linear")
+        nn.init.kaiming_normal_(self.gate.weight, nonlinearity="linear")
+        for block in self.candidate.weight.split([self.input_size, self.memory.order], dim=1):
+            nn.init.xavier_normal_(block)
+
+    def unroll(self, x: Tensor, timestamps: Tensor | None) -> list[Tensor]:
+        read = torch.cat([self.gate.weight, self.candidate.weight])
+        read_x, read_c = read.split([self.input_size, self.memory.order], dim=1)
+        write_x, write_h = self.write.weight.split([self.input_size, self.hidden_size], dim=1)
+        # What depends on the input alone is one product for all steps.
+        bias = torch.cat([self.gate.bias, self.candidate.bias])
+        from_x = nn.functional.linear(x.transpose(0, 1), read_x, bias)
+        written_x = nn.functional.linear(x.transpose(0, 1), write_x, self.write.bias).squeeze(-1)
+
+        h = x.new_zeros(len(x), self.hidden_size)
+        c = x.new_zeros(len(x), self.memory.order)
+        hidden = []
+        transitions = self.memory.transitions(x.shape[1], timestamps, since=None, like=c)
+        for u_x, z_x, transition in zip(written_x, from_x, transitions, strict=True):
+            c = transition(c, torch.addmv(u_x, h, write_h[0]))
+            g, candidate = torch.addmm(z_x, c, read_c.mT).chunk(2, dim=-1)
+            h = torch.lerp(h, torch.tanh(candidate), torch.sigmoid(g))
+            hidden.append(h)
+        return hidden
