@@ -82,7 +82,9 @@ class HiPPO(nn.Module):
         if signal.dim() not in (2, 3) or signal.shape[1] == 0:
             raise ValueError(f"signal must be (B, L) or (B, L, C) with L ≥ 1, not {tuple(signal.shape)}")
         if timestamps is not None and timestamps.shape != signal.shape[:2]:
-            raise ValueError(f"timestamps {tuple(timestamps.shape)} do not match the signal's {tuple(signal.shape[:2])}")
+            raise ValueError(
+                f"timestamps {tuple(timestamps.shape)} do not match the signal's {tuple(signal.shape[:2])}"
+            )
         since = None if state is None else state.time
         c = signal.new_zeros(signal.shape[0], *signal.shape[2:], self.order) if state is None else state.coefficients
         outputs = []

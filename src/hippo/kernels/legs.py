@@ -162,4 +162,3 @@ def legs_dilation(order: int, step: Tensor, dtype: torch.dtype | None = None) ->
     e_0 = torch.zeros_like(A[..., 0])
     e_0[..., 0] = 1
     return Transition(A.to(dtype or step.dtype), (e_0 - A[..., 0]).to(dtype or step.dtype))
-

@@ -1,0 +1,85 @@
+"""What every dataset is: three splits of labelled sequences, held as tensors."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class DataError(RuntimeError):
+    """A data file is missing, damaged, or holds something that cannot be learnt from; the message says what to do."""
+
+
+class Batch(NamedTuple):
+    """Sequences in the form that `hippo.models.SequenceModel` takes, with their labels.
+
+    Attributes:
+        x: (B, L, C) float.
+        y: (B,) int64, class indices.
+        timestamps: (B, L), or None.
+        mask: (B, L), True where a step was observed, or None where every step was.
+        lengths: (B,), or None where all sequences are L long, padding included.
+    """
+
+    x: Tensor
+    y: Tensor
+    timestamps: Tensor | None = None
+    mask: Tensor | None = None
+    lengths: Tensor | None = None
+
+
+class Sequences(Dataset[Batch]):
+    """A split in memory. A whole batch is taken by one indexing operation, not item by item.
+
+    Args:
+        everything: The split as one batch.
+
+    Raises:
+        DataError: If the split is empty or holds values that are not finite.
+    """
+
+    def __init__(self, everything: Batch) -> None:
+        if len(everything.y) == 0 or everything.x.shape[1] == 0:
+            raise DataError(f"a split must hold sequences; this one is {tuple(everything.x.shape)}")
+        if not torch.isfinite(everything.x).all():
+            bad = int((~torch.isfinite(everything.x)).flatten(1).any(1).sum())
+            raise DataError(f"{bad} of {len(everything.x)} sequences hold NaN or infinite values; mask those steps")
+        self.everything = everything
+
+    def __len__(self) -> int:
+        return len(self.everything.y)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        rows = torch.as_tensor(indices)
+        return Batch(*(None if field is None else field[rows] for field in self.everything))
+
+
+class Splits(NamedTuple):
+    """Train, validation and test, with the names of the classes."""
+
+    train: Sequences
+    validation: Sequences
+    test: Sequences
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceDataset(ABC):
+    """The description of a dataset: all that decides its contents, and nothing read from disk yet.
+
+    Args:
+        batch_size: Sequences a step, over all devices together.
+    """
+
+    batch_size: int = 100
+
+    @abstractmethod
+    def load(self, root: Path) -> Splits:
+        """Read the splits from the data root, downloading what is missing. Raises DataError if that fails."""

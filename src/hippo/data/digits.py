@@ -1,0 +1,39 @@
+"""scikit-learn's 8×8 digits (UCI Optical Recognition of Handwritten Digits), pixel by pixel: real and embedded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from hippo.data.base import Batch, SequenceDataset, Sequences, Splits
+from hippo.data.permutation import Permutation, pixel_order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(SequenceDataset):
+    """1,797 digits as sequences of 64 pixels in [0, 1]; 70 / 15 / 15 % for train, validation and test, stratified.
+
+    Args:
+        batch_size: Sequences a step.
+        permutation: Order of the pixels.
+        permutation_seed: Seed of the "random" permutation.
+        split_seed: Seed of the split.
+    """
+
+    permutation: Permutation = "bit_reversal"
+    permutation_seed: int = 0
+    split_seed: int = 0
+
+    def load(self, root: Path) -> Splits:
+        bunch = load_digits()
+        order = pixel_order(self.permutation, 64, self.permutation_seed)
+        x = torch.from_numpy(bunch.data).float()[:, order].unsqueeze(-1) / 16
+        y = torch.from_numpy(bunch.target).long()
+        train, rest = train_test_split(range(len(y)), train_size=0.7, stratify=y, random_state=self.split_seed)
+        validation, test = train_test_split(rest, train_size=0.5, stratify=y[rest], random_state=self.split_seed)
+        return Splits(
+            *(Sequences(Batch(x[rows], y[rows])) for rows in (train, validation, test)),
+            classes=tuple(str(name) for name in bunch.target_names),
+        )

@@ -1,0 +1,33 @@
+"""Fixed orders in which the pixels of an image are shown."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Permutation = Literal["none", "bit_reversal", "random"]
+
+
+def pixel_order(permutation: Permutation, length: int, seed: int = 0) -> Tensor:
+    """Return the indices (length,) of a permutation; `seed` matters to "random" only.
+
+    Raises:
+        ValueError: For an unknown permutation.
+    """
+    if permutation == "none":
+        return torch.arange(length)
+    if permutation == "bit_reversal":
+        return bit_reversal(length)
+    if permutation == "random":
+        return torch.randperm(length, generator=torch.Generator().manual_seed(seed))
+    raise ValueError(f"unknown permutation {permutation!r}; choose none, bit_reversal or random")
+
+
+def bit_reversal(length: int) -> Tensor:
+    """Order 0 … 2^b − 1 by reversed binary digits, for the smallest 2^b ≥ length, and keep the indices below length."""
+    bits = max(length - 1, 0).bit_length()
+    indices = torch.arange(2**bits)
+    reverse = torch.zeros_like(indices)
+    for bit in range(bits):
+        reverse |= (indices >> bit & 1) << (bits - 1 - bit)
+    return reverse[reverse < length]

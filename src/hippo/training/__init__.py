@@ -1,0 +1,7 @@
+"""Running experiments: configuration, training, records, tracking. The only part that needs Hydra, Lightning and W&B."""
+
+import torch
+
+# Denormal numbers slow long backward passes on a CPU down many times over. Threads inherit the setting from the one
+# that starts them, so it has to precede the first parallel operation of the process.
+torch.set_flush_denormal(True)

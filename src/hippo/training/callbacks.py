@@ -1,0 +1,69 @@
+"""What happens at each epoch: its randomness is fixed, its metrics are kept, and a line about it is printed."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+
+from hippo.training.records import derive_seed
+
+
+class EpochSeed(pl.Callback):
+    """Make all random numbers of an epoch (dropout, say) a function of seed and epoch, so that a resumed run repeats
+    what an undisturbed one draws."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.manual_seed(derive_seed(self.seed, "epoch", trainer.current_epoch, trainer.global_rank))
+
+
+class History(pl.Callback):
+    """Keep the metrics and seconds of every epoch, through interruptions, and print a line for each.
+
+    Attributes:
+        epochs: One dictionary an epoch: `epoch` (from 1), `seconds`, and each metric by its name.
+        resumed: How often the run was taken up again from a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+        self.resumed = 0
+        self._start = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "resumed": self.resumed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = state_dict["epochs"]
+        self.resumed = state_dict["resumed"] + 1
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seconds = time.perf_counter() - self._start
+        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if "/" in name}
+        metrics.pop("seconds/epoch", None)
+        pl_module.log("seconds/epoch", seconds)
+        epoch = trainer.current_epoch + 1
+        self.epochs.append({"epoch": epoch, "seconds": round(seconds, 3)} | metrics)
+        left = (trainer.max_epochs - epoch) * sum(e["seconds"] for e in self.epochs) / len(self.epochs)
+        _say(
+            f"epoch {epoch}/{trainer.max_epochs}   train loss {metrics['train/loss']:.4f}   "
+            f"validation accuracy {metrics['validation/accuracy']:.4f}   {seconds:.1f} s, {_duration(left)} left"
+        )
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

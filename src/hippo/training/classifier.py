@@ -1,0 +1,139 @@
+"""What is trained: a sequence model with a linear read-out, and the data that it reads."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, DistributedSampler
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from hippo.data import Batch, SequenceDataset, Sequences, Splits
+from hippo.models import SequenceModel
+from hippo.training.config import ConfigError
+from hippo.training.records import derive_seed
+
+
+class Divergence(RuntimeError):
+    """Training produced a loss that is not a finite number."""
+
+
+class SequenceClassifier(pl.LightningModule):
+    """Cross entropy on a linear read-out of a model's features.
+
+    Logs loss and accuracy of each split per epoch, as `train/…`, `validation/…` and `test/…`.
+
+    Args:
+        model: Features (B, D).
+        classes: Number of classes.
+        optimizer: Makes an optimizer from parameters.
+    """
+
+    def __init__(self, model: SequenceModel, classes: int, optimizer: Callable[..., Optimizer]) -> None:
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(model.hidden_size, classes)
+        self.make_optimizer = optimizer
+        # No metric looks at its input's values on the host: on a GPU that would stall every step.
+        self.metrics = nn.ModuleDict()
+        for split in ("train", "validation", "test"):
+            self.metrics[f"{split}/loss"] = MeanMetric(nan_strategy="disable")
+            self.metrics[f"{split}/accuracy"] = MulticlassAccuracy(classes, average="micro", validate_args=False)
+        self.confusion = MulticlassConfusionMatrix(classes, validate_args=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (B, classes)."""
+        return self.head(self.model(batch.x, batch.timestamps, batch.mask, batch.lengths))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "validation")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "test")
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.make_optimizer(self.parameters())
+
+    def on_train_epoch_end(self) -> None:
+        loss = float(self.trainer.callback_metrics["train/loss"])
+        if not torch.isfinite(torch.tensor(loss)):
+            raise Divergence(
+                f"the training loss became {loss} in epoch {self.current_epoch + 1}. Lower optimizer.lr, set "
+                "trainer.gradient_clip_val, or choose a discretization that is stable at this memory order."
+            )
+
+    def on_test_epoch_start(self) -> None:
+        self.confusion.reset()
+
+    def _step(self, batch: Batch, split: str) -> Tensor:
+        logits = self(batch)
+        loss = nn.functional.cross_entropy(logits, batch.y)
+        self.metrics[f"{split}/loss"].update(loss.detach(), weight=len(batch.y))
+        self.metrics[f"{split}/accuracy"].update(logits.detach(), batch.y)
+        if split == "test":
+            self.confusion.update(logits, batch.y)
+        for name in (f"{split}/loss", f"{split}/accuracy"):
+            self.log(name, self.metrics[name], on_step=False, on_epoch=True, batch_size=len(batch.y))
+        return loss
+
+
+class SequenceData(pl.LightningDataModule):
+    """Loaders over a dataset's splits.
+
+    The order of the training set is a function of seed and epoch alone, so a run that is cut and resumed sees the
+    same batches as one that is not. `batch_size` counts over all processes: their number does not change the run.
+
+    Args:
+        dataset: The description.
+        root: The data root.
+        seed: Seed of the order.
+    """
+
+    def __init__(self, dataset: SequenceDataset, root: Path, seed: int) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.seed = seed
+        self.splits: Splits = dataset.load(root)
+
+    def train_dataloader(self) -> DataLoader:
+        data = self.splits.train
+        sampler = DistributedSampler(data, *self._share(), shuffle=True, seed=derive_seed(self.seed, "order"))
+        return self._loader(data, sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(self.splits.validation, self._in_order(self.splits.validation))
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader(self.splits.test, self._in_order(self.splits.test))
+
+    def _share(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _in_order(self, data: Sequences) -> DistributedSampler:
+        return UnrepeatedDistributedSampler(data, *self._share(), shuffle=False)
+
+    def _loader(self, data: Sequences, sampler: DistributedSampler) -> DataLoader:
+        processes = self._share()[0]
+        if self.dataset.batch_size < 1 or self.dataset.batch_size % processes:
+            raise ConfigError(
+                f"dataset.batch_size={self.dataset.batch_size} cannot be shared among {processes} process(es)"
+            )
+        return DataLoader(
+            data,
+            batch_size=self.dataset.batch_size // processes,
+            sampler=sampler,
+            collate_fn=_as_is,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _as_is(batch: Batch) -> Batch:
+    """`Sequences` already returns batches."""
+    return batch

@@ -1,0 +1,148 @@
+"""Checking a configuration before any work is done.
+
+There is no schema beside the code: the signature of what a `_target_` names is the schema of its node, and `Settings`
+that of the top level. A key that the signature lacks, or a value its annotation refuses, is one clear error.
+"""
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be run; the message names the key and what it should be."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things lie: `data` is the root of all datasets, `outputs` holds one folder a run."""
+
+    data: str
+    outputs: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The top level of a configuration; see configs/train.yaml for what each key means."""
+
+    name: str
+    seed: int
+    dataset: dict
+    model: dict
+    optimizer: dict
+    trainer: dict
+    logger: dict | None
+    paths: dict
+    patience: int | None = None
+    threads: int | None = None
+    force: bool = False
+
+
+# Given by the code when it calls the target, hence not to be set in a configuration.
+_TRAINER = {
+    "logger",
+    "callbacks",
+    "default_root_dir",
+    "num_sanity_val_steps",
+    "enable_model_summary",
+    "use_distributed_sampler",
+    "enable_checkpointing",
+}
+_SUPPLIED = {
+    "model": {"input_size"},
+    "trainer": _TRAINER,
+    "optimizer": {"params"},
+    "logger": {"name", "identity", "folder", "settings"},
+}
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """Return the configuration resolved to plain values, or raise ConfigError naming the first thing wrong with it."""
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+    _check_call(Settings, values, "")
+    _check_call(Paths, values["paths"], "paths")
+    for key, value in values.items():
+        _check_node(value, key, _SUPPLIED.get(key, set()))
+    if not 0 <= values["seed"] < 2**32:
+        raise ConfigError(f"seed must lie between 0 and 2**32 - 1, not {values['seed']}")
+    for key in ("patience", "threads"):
+        if values[key] is not None and values[key] < 1:
+            raise ConfigError(f"{key} must be null or at least 1, not {values[key]}")
+    return values
+
+
+def _check_node(value: Any, where: str, supplied: set[str]) -> None:
+    """Check every node below `value` that has a `_target_`."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_node(item, f"{where}[{i}]", set())
+    if not isinstance(value, dict):
+        return
+    for key, item in value.items():
+        _check_node(item, f"{where}.{key}", set())
+    if "_target_" in value:
+        try:
+            target = get_object(value["_target_"])
+        except Exception as error:
+            raise ConfigError(f"{where}._target_: {value['_target_']} cannot be imported ({error})") from error
+        _check_call(target, {k: v for k, v in value.items() if not k.startswith("_")}, where, supplied)
+
+
+def _check_call(target: Callable, values: Mapping[str, Any], where: str, supplied: Iterable[str] = ()) -> None:
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = [name for name in parameters if name not in supplied]
+    name = getattr(target, "__name__", str(target))
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in names and not open_ended:
+            hint = did_you_mean(key, names) or f"; valid here: {', '.join(names)}"
+            raise ConfigError(f"{prefix}{key}: {'there is no such key' if not where else f'{name} has no {key}'}{hint}")
+    for key in names:
+        parameter = parameters[key]
+        if parameter.default is parameter.empty and parameter.kind in (
+            parameter.POSITIONAL_OR_KEYWORD,
+            parameter.KEYWORD_ONLY,
+        ):
+            if key not in values and target is not Settings:
+                raise ConfigError(f"{prefix}{key} is missing; {name} needs it")
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError):
+        return
+    for key, value in values.items():
+        if key in hints and not (isinstance(value, dict) and "_target_" in value):
+            _check_type(value, hints[key], f"{prefix}{key}")
+
+
+def _check_type(value: Any, hint: Any, where: str) -> None:
+    try:
+        adapter = pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(arbitrary_types_allowed=True))
+    except pydantic.PydanticUserError:
+        adapter = pydantic.TypeAdapter(hint)
+    except pydantic.errors.PydanticSchemaGenerationError:
+        return
+    candidates = [value, tuple(value)] if isinstance(value, list) else [value]
+    for candidate in candidates:
+        try:
+            adapter.validate_python(candidate, strict=True)
+            return
+        except pydantic.ValidationError as error:
+            reasons = dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors())
+    raise ConfigError(f"{where}={value!r} {' or '.join(reasons)}")
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

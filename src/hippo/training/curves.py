@@ -1,0 +1,24 @@
+"""The picture of a run: loss and accuracy over the epochs."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+
+def draw_curves(record: dict[str, Any], path: Path) -> None:
+    """Draw a record's learning curves into an image file, its format by the suffix."""
+    epochs = record["history"]
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split in ("train", "validation"):
+            axes.plot([e["epoch"] for e in epochs], [e[f"{split}/{metric}"] for e in epochs], marker=".", label=split)
+        best = record["metrics"]["best"]
+        axes.plot(best["epoch"], best["test"][metric], "*", markersize=10, label="test, best epoch")
+        axes.set(xlabel="epoch", ylabel=metric)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.suptitle(f"{record['name']} {record['id']}, {record['parameters']:,} parameters")
+    figure.savefig(path, dpi=120)

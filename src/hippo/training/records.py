@@ -1,0 +1,125 @@
+"""Records: what a run was, and what came of it, in one JSON file. Tables are made from these alone."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SCHEMA = 1
+_NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force"}
+_HARDWARE = {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar"}
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "numpy", "scikit-learn")
+
+
+def identity(config: dict[str, Any]) -> str:
+    """Return the name of a run: a hash of what decides its result, without seed, paths and hardware, and the seed."""
+    return f"{config_hash(config)}-seed{config['seed']}"
+
+
+def scientific(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a resolved configuration that decides the result, the seed apart."""
+    kept = {key: value for key, value in config.items() if key not in _NOT_IDENTITY}
+    kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in _HARDWARE}
+    return kept
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Return eight hexadecimal digits that name the scientific part of a configuration."""
+    canonical = json.dumps(scientific(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """Return a 32-bit seed for one purpose, unrelated to those of other purposes and of neighbouring seeds."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:4], "big")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that, whatever happens meanwhile, its path holds all of the text or what it held before."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, atomically. Raises ValueError for NaN, which JSON does not have."""
+    write_atomically(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Raises:
+        ValueError: If the file is not a record of this schema; the message names it.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a record: {error}. Delete it to run again.") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is not a record of schema {SCHEMA}. Delete it to run again.")
+    return record
+
+
+def provenance() -> dict[str, Any]:
+    """Return what a result depends on besides its configuration: code, packages, machine."""
+
+    def git(*args: str) -> str | None:
+        try:
+            here = Path(__file__).parent
+            return subprocess.run(
+                ["git", *args], cwd=here, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "git": {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the most memory this process has held so far, in bytes, on the host and on the first GPU used."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available():
+        peak["gpu"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

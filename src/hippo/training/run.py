@@ -1,0 +1,223 @@
+"""One run: from a configuration to a record, resumed where it was cut."""
+
+import datetime
+import functools
+import logging
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.utilities import rank_zero_only
+
+from hippo.training import records, tracking
+from hippo.training.callbacks import EpochSeed, History
+from hippo.training.classifier import SequenceClassifier, SequenceData
+from hippo.training.config import ConfigError, check
+from hippo.training.curves import draw_curves
+
+say = rank_zero_only(functools.partial(print, flush=True))
+
+
+def run(config: DictConfig) -> dict[str, Any] | None:
+    """Train, test and record what a configuration describes, or take it up where it was left.
+
+    A run that is complete is not repeated: its record is read and returned.
+
+    Args:
+        config: As composed by Hydra from `configs/train.yaml`.
+
+    Returns:
+        The record; None in all but the first of several processes.
+
+    Raises:
+        ConfigError: If the configuration is wrong, or another process is at work on the same run.
+        hippo.data.DataError: If the data are missing or damaged.
+    """
+    values = check(config)
+    name, identity = values["name"], records.identity(values)
+    folder = Path(values["paths"]["outputs"]) / name / identity
+    if rank_zero_only.rank != 0:
+        return _run(values, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            if values["force"]:
+                for path in folder.iterdir():
+                    if path.name != ".lock":
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if (folder / "record.json").exists():
+                record = records.read(folder / "record.json")
+                say(f"{name} {identity} is complete; force=true runs it again.\n{summary(record)}")
+                return record
+            return _run(values, folder)
+    except Timeout:
+        raise ConfigError(f"another process is at work on this run, in {folder}") from None
+
+
+def summary(record: dict[str, Any]) -> str:
+    """Return the lines that say what a run came to."""
+    lines = [
+        f"{reading:>5} epoch ({result['epoch']}): validation accuracy {result['validation']['accuracy']:.4f}, "
+        f"test accuracy {result['test']['accuracy']:.4f}"
+        for reading, result in record["metrics"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    seed = values["seed"]
+    if values["threads"]:
+        torch.set_num_threads(values["threads"])
+    data = SequenceData(instantiate(values["dataset"]), Path(values["paths"]["data"]), seed)
+    example, classes = data.splits.train.everything.x, data.splits.classes
+    pl.seed_everything(seed, verbose=False)
+    model = instantiate(values["model"], input_size=example.shape[2])
+    module = SequenceClassifier(model, len(classes), instantiate(values["optimizer"], _partial_=True))
+    parameters = sum(p.numel() for p in module.parameters())
+
+    last = folder / "checkpoints" / "last.ckpt"
+    resume = last if last.exists() and not values["force"] else None
+    sizes = " / ".join(f"{len(split):,}" for split in data.splits[:3])
+    say(f"run      {values['name']} {folder.name}, in {folder}")
+    say(f"data     {sizes} sequences (train / validation / test) of {example.shape[1]} steps × {example.shape[2]}")
+    say(f"model    {type(model).__name__}, hidden size {model.hidden_size}, {parameters:,} parameters")
+    if resume:
+        say(f"resuming from {resume}")
+
+    provenance = records.provenance()
+    tracker = None
+    failed = True
+    started = datetime.datetime.now(datetime.timezone.utc)
+    try:
+        if values["logger"]:
+            tracker = instantiate(values["logger"], _partial_=True)(
+                name=values["name"],
+                identity=folder.name,
+                folder=folder,
+                settings=records.scientific(values) | {"seed": seed, "parameters": parameters} | provenance,
+            )
+        _write_config(values, folder)
+        history = History()
+        trainer = _trainer(values, folder, history, tracker)
+        trainer.fit(module, datamodule=data, ckpt_path=resume)
+        readings, confusion = _evaluate(trainer, module, data, history, folder)
+        if rank_zero_only.rank != 0:
+            return None
+        record = {
+            "schema": records.SCHEMA,
+            "name": values["name"],
+            "id": folder.name,
+            "seed": seed,
+            "hash": records.config_hash(values),
+            "config": records.scientific(values),
+            "command": _command(),
+            "parameters": parameters,
+            "epochs": len(history.epochs),
+            "metrics": readings,
+            "classes": list(classes),
+            "confusion": confusion,
+            "history": history.epochs,
+            "seconds": round(sum(epoch["seconds"] for epoch in history.epochs), 1),
+            "peak_memory": records.peak_memory(),
+            "processes": trainer.world_size,
+            "resumed": history.resumed,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        } | provenance
+        draw_curves(record, folder / "curves.png")
+        if tracker:
+            tracking.log_results(tracker, record, folder / "curves.png")
+        records.write(folder / "record.json", record)
+        failed = False
+    finally:
+        tracking.finish(tracker, failed)
+    say(f"{summary(record)}\nrecord: {folder / 'record.json'}")
+    return record
+
+
+def _trainer(values: dict[str, Any], folder: Path, history: History, tracker: Any) -> pl.Trainer:
+    monitor: dict[str, Any] = {"monitor": "validation/accuracy", "mode": "max"}
+    always: dict[str, Any] = {
+        "dirpath": folder / "checkpoints",
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+    }
+    callbacks: list[pl.Callback] = [EpochSeed(values["seed"]), history]
+    if values["patience"]:
+        callbacks.append(EarlyStopping(**monitor, patience=values["patience"], check_on_train_epoch_end=True))
+    bar = values["trainer"].get("enable_progress_bar", True) and sys.stderr.isatty()
+    if bar:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    # The last checkpoint comes after the best, so that a run cut between them repeats the epoch.
+    callbacks += [
+        ModelCheckpoint(filename="best", **monitor, **always),
+        ModelCheckpoint(filename="last", **always),
+    ]
+    _quieten()
+    return instantiate(values["trainer"] | {"enable_progress_bar": bar}, _partial_=True)(
+        callbacks=callbacks,
+        logger=tracker or False,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # SequenceData shares its data out itself
+    )
+
+
+def _evaluate(
+    trainer: pl.Trainer, module: SequenceClassifier, data: SequenceData, history: History, folder: Path
+) -> tuple[dict[str, Any], list[list[int]]]:
+    """Read the test split: with the weights of the best epoch by validation accuracy, and with the last ones.
+
+    Returns:
+        The metrics of each reading, and the confusion matrix (true class × predicted class) of the best.
+    """
+    best = max(history.epochs, key=lambda epoch: epoch["validation/accuracy"])
+    readings: dict[str, Any] = {}
+    confusion: list[list[int]] = []
+    for reading, epoch in (("best", best), ("last", history.epochs[-1])):
+        validation = {name: epoch[f"validation/{name}"] for name in ("loss", "accuracy")}
+        if readings and epoch is best:
+            test = readings["best"]["test"]
+        else:
+            path = folder / "checkpoints" / f"{reading}.ckpt"
+            result = trainer.test(module, datamodule=data, ckpt_path=path, verbose=False)[0]
+            test = {name: result[f"test/{name}"] for name in ("loss", "accuracy")}
+            confusion = confusion or module.confusion.compute().tolist()
+        readings[reading] = {"epoch": epoch["epoch"], "validation": validation, "test": test}
+    return readings, confusion
+
+
+def _quieten() -> None:
+    """Silence what Lightning says of things that are as they should be."""
+    for irrelevant in (
+        "does not have many workers",  # batches come from memory
+        "exists and is not empty",  # so it is when a run is resumed
+        "smaller than the logging interval",  # metrics are logged per epoch
+        "`isinstance(treespec, LeafSpec)` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{irrelevant}")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+@rank_zero_only
+def _write_config(values: dict[str, Any], folder: Path) -> None:
+    records.write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(values)))
+
+
+def _command() -> str | None:
+    """Return the command line that gives this run, but for what depends on the machine."""
+    if not HydraConfig.initialized():
+        return None
+    private = ("paths.", "threads=", "force=", "logger", "hydra")
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+~").startswith(private)]
+    return " ".join(["python train.py", *overrides])

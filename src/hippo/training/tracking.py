@@ -1,0 +1,88 @@
+"""Weights & Biases: the window on a run. Nothing is read back from it; the record is the source."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import wandb
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+
+def wandb_logger(
+    project: str = "hippo",
+    entity: str | None = None,
+    group: str | None = None,
+    mode: Literal["auto", "online", "offline"] = "auto",
+    *,
+    name: str,
+    identity: str,
+    folder: Path,
+    settings: dict[str, Any],
+) -> WandbLogger:
+    """Start, or take up again, the W&B run of this identity.
+
+    Args:
+        project: W&B project.
+        entity: W&B user or team; your default where None.
+        group: W&B group; the experiment's name where None.
+        mode: "auto" is online when an API key is configured and offline otherwise. WANDB_MODE overrides it.
+        name: The experiment's name.
+        identity: The run's identity, from `records.identity`.
+        folder: The run's folder.
+        settings: Logged as the run's configuration.
+    """
+    if rank_zero_only.rank != 0:
+        return WandbLogger()  # a dummy outside the first process
+    chosen: Any = os.environ.get("WANDB_MODE") or mode
+    if chosen == "auto":
+        chosen = "online" if _can_log_in() else "offline"
+    run = wandb.init(
+        project=project,
+        entity=entity,
+        group=group or name,
+        name=f"{name}-{identity}",
+        id=f"{name}-{identity}",
+        resume="allow" if chosen == "online" else None,
+        mode=chosen,
+        dir=folder,
+        config=settings,
+        settings=wandb.Settings(silent=True),
+    )
+    if chosen == "online":
+        print(f"W&B: {run.url}")
+    else:
+        print(f"W&B: {chosen}; to upload this run later: wandb sync {os.path.relpath(Path(run.dir).parent)}")
+    return WandbLogger(experiment=run)
+
+
+@rank_zero_only
+def log_results(logger: WandbLogger, record: dict[str, Any], curves: Path) -> None:
+    """Log what is known at the end: metrics of each reading, the confusion matrix, and the picture of the curves."""
+    run = logger.experiment
+    for reading, result in record["metrics"].items():
+        for split in ("validation", "test"):
+            run.summary.update({f"{reading}/{split}/{name}": value for name, value in result[split].items()})
+    counts, classes = np.array(record["confusion"]), record["classes"]
+    truth, predicted = (np.repeat(index.ravel(), counts.ravel()).tolist() for index in np.indices(counts.shape))
+    run.log(
+        {
+            "confusion": wandb.plot.confusion_matrix(y_true=truth, preds=predicted, class_names=classes),
+            "curves": wandb.Image(str(curves)),
+        }
+    )
+
+
+def finish(logger: Any, failed: bool) -> None:
+    """Finish the W&B run, if there is one, whatever became of the training."""
+    if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+        wandb.finish(exit_code=int(failed))
+
+
+def _can_log_in() -> bool:
+    try:
+        return bool(wandb.login(prompt=False))
+    except wandb.errors.Error as error:
+        print(f"W&B: a key is configured, but logging in failed ({str(error).splitlines()[0]})")
+        return False
