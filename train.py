@@ -14,7 +14,7 @@ def train(config: DictConfig) -> float | None:
     from hippo.training.run import run
 
     record = run(config)
-    return record and record["metrics"]["best"]["validation"]["accuracy"]
+    return None if record is None else record["metrics"]["best"]["validation"]["accuracy"]
 
 
 def main() -> None:

@@ -58,7 +58,8 @@ class Sequences(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = torch.as_tensor(indices)
-        return Batch(*(None if field is None else field[rows] for field in self.everything))
+        x, y, *optional = self.everything
+        return Batch(x[rows], y[rows], *(None if field is None else field[rows] for field in optional))
 
 
 class Splits(NamedTuple):

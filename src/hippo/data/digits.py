@@ -27,13 +27,13 @@ class Digits(SequenceDataset):
     split_seed: int = 0
 
     def load(self, root: Path) -> Splits:
-        bunch = load_digits()
+        pixels, labels = load_digits(return_X_y=True)
         order = pixel_order(self.permutation, 64, self.permutation_seed)
-        x = torch.from_numpy(bunch.data).float()[:, order].unsqueeze(-1) / 16
-        y = torch.from_numpy(bunch.target).long()
+        x = torch.from_numpy(pixels).float()[:, order].unsqueeze(-1) / 16
+        y = torch.from_numpy(labels).long()
         train, rest = train_test_split(range(len(y)), train_size=0.7, stratify=y, random_state=self.split_seed)
         validation, test = train_test_split(rest, train_size=0.5, stratify=y[rest], random_state=self.split_seed)
         return Splits(
             *(Sequences(Batch(x[rows], y[rows])) for rows in (train, validation, test)),
-            classes=tuple(str(name) for name in bunch.target_names),
+            classes=tuple(str(digit) for digit in range(10)),
         )

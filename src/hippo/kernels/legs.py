@@ -140,9 +140,14 @@ def legs_transition(order: int, step: Tensor, alpha: float = 0.5, dtype: torch.d
     a, b = alpha * delta, (1 - alpha) * delta
     solve = 1 / (1 + a * (n + 1))
     s = torch.sqrt(2 * n + 1)
-    parts = ((1 - b * (n + 1)) * solve, -s * solve, (1 - a * n) * solve, delta * s * solve)
-    A = Semiseparable.build(*(v.to(dtype or step.dtype) for v in parts))
-    e_0 = torch.zeros_like(parts[0], dtype=A.blocks.dtype)
+    dtype = dtype or step.dtype
+    A = Semiseparable.build(
+        diagonal=((1 - b * (n + 1)) * solve).to(dtype),
+        mix=(-s * solve).to(dtype),
+        gate=((1 - a * n) * solve).to(dtype),
+        weight=(delta * s * solve).to(dtype),
+    )
+    e_0 = torch.zeros_like(delta * s, dtype=dtype)
     e_0[..., 0] = 1
     return Transition(A, e_0 - A @ e_0)
 

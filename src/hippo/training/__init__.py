@@ -1,4 +1,4 @@
-"""Running experiments: configuration, training, records, tracking. The only part that needs Hydra, Lightning and W&B."""
+"""Running experiments: configuration, training, records, tracking; all that needs Hydra, Lightning and W&B."""
 
 import torch
 

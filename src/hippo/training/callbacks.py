@@ -5,9 +5,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 
+from hippo.training.processes import say
 from hippo.training.records import derive_seed
+
+_SILENCE = 30.0  # seconds without a word that are long enough, where no progress bar can be drawn
 
 
 class EpochSeed(pl.Callback):
@@ -32,7 +34,7 @@ class History(pl.Callback):
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
         self.resumed = 0
-        self._start = 0.0
+        self._start = self._spoke = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs, "resumed": self.resumed}
@@ -44,6 +46,16 @@ class History(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.perf_counter()
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now, done = time.perf_counter(), batch_idx + 1
+        if trainer.progress_bar_callback is None and now - max(self._start, self._spoke) > _SILENCE:
+            self._spoke = now
+            total = int(trainer.num_training_batches)
+            left = (now - self._start) * (total - done) / done
+            say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}   step {done}/{total}, {_duration(left)} left")
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seconds = time.perf_counter() - self._start
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if "/" in name}
@@ -51,16 +63,11 @@ class History(pl.Callback):
         pl_module.log("seconds/epoch", seconds)
         epoch = trainer.current_epoch + 1
         self.epochs.append({"epoch": epoch, "seconds": round(seconds, 3)} | metrics)
-        left = (trainer.max_epochs - epoch) * sum(e["seconds"] for e in self.epochs) / len(self.epochs)
-        _say(
+        left = ((trainer.max_epochs or epoch) - epoch) * sum(e["seconds"] for e in self.epochs) / len(self.epochs)
+        say(
             f"epoch {epoch}/{trainer.max_epochs}   train loss {metrics['train/loss']:.4f}   "
             f"validation accuracy {metrics['validation/accuracy']:.4f}   {seconds:.1f} s, {_duration(left)} left"
         )
-
-
-@rank_zero_only
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -9,7 +10,7 @@ from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from hippo.data import Batch, SequenceDataset, Sequences, Splits
@@ -75,13 +76,16 @@ class SequenceClassifier(pl.LightningModule):
     def _step(self, batch: Batch, split: str) -> Tensor:
         logits = self(batch)
         loss = nn.functional.cross_entropy(logits, batch.y)
-        self.metrics[f"{split}/loss"].update(loss.detach(), weight=len(batch.y))
-        self.metrics[f"{split}/accuracy"].update(logits.detach(), batch.y)
+        self._metric(f"{split}/loss").update(loss.detach(), weight=len(batch.y))
+        self._metric(f"{split}/accuracy").update(logits.detach(), batch.y)
         if split == "test":
             self.confusion.update(logits, batch.y)
         for name in (f"{split}/loss", f"{split}/accuracy"):
-            self.log(name, self.metrics[name], on_step=False, on_epoch=True, batch_size=len(batch.y))
+            self.log(name, self._metric(name), on_step=False, on_epoch=True, batch_size=len(batch.y))
         return loss
+
+    def _metric(self, name: str) -> Metric:
+        return cast(Metric, self.metrics[name])
 
 
 class SequenceData(pl.LightningDataModule):
@@ -134,6 +138,6 @@ class SequenceData(pl.LightningDataModule):
         )
 
 
-def _as_is(batch: Batch) -> Batch:
-    """`Sequences` already returns batches."""
+def _as_is(batch: Any) -> Any:
+    """`Sequences` takes whole batches itself: there is nothing to collate."""
     return batch

@@ -9,7 +9,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pydantic
 from hydra.utils import get_object
@@ -67,7 +67,7 @@ _SUPPLIED = {
 def check(config: DictConfig) -> dict[str, Any]:
     """Return the configuration resolved to plain values, or raise ConfigError naming the first thing wrong with it."""
     try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from error
     _check_call(Settings, values, "")
@@ -108,15 +108,13 @@ def _check_call(target: Callable, values: Mapping[str, Any], where: str, supplie
     for key in values:
         if key not in names and not open_ended:
             hint = did_you_mean(key, names) or f"; valid here: {', '.join(names)}"
-            raise ConfigError(f"{prefix}{key}: {'there is no such key' if not where else f'{name} has no {key}'}{hint}")
+            missing = f"{name} has no {key}" if where else "there is no such key"
+            raise ConfigError(f"{prefix}{key}: {missing}{hint}")
     for key in names:
         parameter = parameters[key]
-        if parameter.default is parameter.empty and parameter.kind in (
-            parameter.POSITIONAL_OR_KEYWORD,
-            parameter.KEYWORD_ONLY,
-        ):
-            if key not in values and target is not Settings:
-                raise ConfigError(f"{prefix}{key} is missing; {name} needs it")
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and parameter.default is parameter.empty and key not in values:
+            raise ConfigError(f"{prefix}{key} is missing; {name} needs it")
     try:
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError):
@@ -133,16 +131,16 @@ def _check_type(value: Any, hint: Any, where: str) -> None:
         adapter = pydantic.TypeAdapter(hint)
     except pydantic.errors.PydanticSchemaGenerationError:
         return
-    candidates = [value, tuple(value)] if isinstance(value, list) else [value]
-    for candidate in candidates:
+    reasons: dict[str, None] = {}
+    for candidate in [value, tuple(value)] if isinstance(value, list) else [value]:
         try:
             adapter.validate_python(candidate, strict=True)
             return
         except pydantic.ValidationError as error:
-            reasons = dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors())
+            reasons |= dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors())
     raise ConfigError(f"{where}={value!r} {' or '.join(reasons)}")
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""

@@ -2,7 +2,7 @@
 
 import errno
 
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,6 +24,8 @@ def explain(error: Exception) -> str | None:
         if not hint and siblings:
             hint = f"; valid here: {', '.join(map(str, siblings))}"
         return f"{cause.full_key}: there is no such key{hint}"
+    if isinstance(error, InstantiationException) and isinstance(cause, ValueError):
+        return str(cause)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return (
             f"the disk is full ({error.filename or 'while writing'}). Free some space and type the same command again"

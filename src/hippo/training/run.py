@@ -1,8 +1,8 @@
 """One run: from a configuration to a record, resumed where it was cut."""
 
 import datetime
-import functools
 import logging
+import re
 import shutil
 import sys
 import warnings
@@ -16,15 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.utilities import rank_zero_only
 
 from hippo.training import records, tracking
 from hippo.training.callbacks import EpochSeed, History
 from hippo.training.classifier import SequenceClassifier, SequenceData
 from hippo.training.config import ConfigError, check
 from hippo.training.curves import draw_curves
-
-say = rank_zero_only(functools.partial(print, flush=True))
+from hippo.training.processes import is_first, say
 
 
 def run(config: DictConfig) -> dict[str, Any] | None:
@@ -45,7 +43,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     values = check(config)
     name, identity = values["name"], records.identity(values)
     folder = Path(values["paths"]["outputs"]) / name / identity
-    if rank_zero_only.rank != 0:
+    if not is_first():
         return _run(values, folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -105,12 +103,14 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
                 folder=folder,
                 settings=records.scientific(values) | {"seed": seed, "parameters": parameters} | provenance,
             )
-        _write_config(values, folder)
+        if is_first():
+            text = OmegaConf.to_yaml(OmegaConf.create(values))
+            records.write_atomically(folder / "config.yaml", text)
         history = History()
         trainer = _trainer(values, folder, history, tracker)
         trainer.fit(module, datamodule=data, ckpt_path=resume)
         readings, confusion = _evaluate(trainer, module, data, history, folder)
-        if rank_zero_only.rank != 0:
+        if not is_first():
             return None
         record = {
             "schema": records.SCHEMA,
@@ -205,13 +205,8 @@ def _quieten() -> None:
         "smaller than the logging interval",  # metrics are logged per epoch
         "`isinstance(treespec, LeafSpec)` is deprecated",
     ):
-        warnings.filterwarnings("ignore", message=f".*{irrelevant}")
+        warnings.filterwarnings("ignore", message=f".*{re.escape(irrelevant)}")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-
-
-@rank_zero_only
-def _write_config(values: dict[str, Any], folder: Path) -> None:
-    records.write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(values)))
 
 
 def _command() -> str | None:

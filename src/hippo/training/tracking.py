@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import wandb
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
+
+from hippo.training.processes import is_first, say
 
 
 def wandb_logger(
@@ -33,7 +34,7 @@ def wandb_logger(
         folder: The run's folder.
         settings: Logged as the run's configuration.
     """
-    if rank_zero_only.rank != 0:
+    if not is_first():
         return WandbLogger()  # a dummy outside the first process
     chosen: Any = os.environ.get("WANDB_MODE") or mode
     if chosen == "auto":
@@ -51,13 +52,12 @@ def wandb_logger(
         settings=wandb.Settings(silent=True),
     )
     if chosen == "online":
-        print(f"W&B: {run.url}")
+        say(f"W&B: {run.url}")
     else:
-        print(f"W&B: {chosen}; to upload this run later: wandb sync {os.path.relpath(Path(run.dir).parent)}")
+        say(f"W&B: {chosen}; to upload this run later: wandb sync {os.path.relpath(Path(run.dir).parent)}")
     return WandbLogger(experiment=run)
 
 
-@rank_zero_only
 def log_results(logger: WandbLogger, record: dict[str, Any], curves: Path) -> None:
     """Log what is known at the end: metrics of each reading, the confusion matrix, and the picture of the curves."""
     run = logger.experiment
@@ -76,7 +76,7 @@ def log_results(logger: WandbLogger, record: dict[str, Any], curves: Path) -> No
 
 def finish(logger: Any, failed: bool) -> None:
     """Finish the W&B run, if there is one, whatever became of the training."""
-    if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+    if isinstance(logger, WandbLogger) and is_first():
         wandb.finish(exit_code=int(failed))
 
 
@@ -84,5 +84,5 @@ def _can_log_in() -> bool:
     try:
         return bool(wandb.login(prompt=False))
     except wandb.errors.Error as error:
-        print(f"W&B: a key is configured, but logging in failed ({str(error).splitlines()[0]})")
+        say(f"W&B: a key is configured, but logging in failed ({str(error).splitlines()[0]})")
         return False
