@@ -6,6 +6,7 @@ that they follow a linear ODE. Here every measure uses the *orthonormal* basis, 
 and f(x) ≈ Σ c_n g_n(t, x). A measure is data: `dynamics`, `basis`, `window`; the algorithms are in `hippo.memory`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -67,8 +68,8 @@ class LegT(Measure):
     length: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.length > 0:
-            raise ValueError(f"LegT's window must be longer than 0, not {self.length}")
+        if not 0 < self.length < math.inf:
+            raise ValueError(f"LegT's window must be longer than 0 and finite, not {self.length}")
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
         s = _legendre_norms(order)

@@ -31,7 +31,8 @@ class State(NamedTuple):
 class HiPPO(nn.Module):
     """High-order polynomial projection of a signal's past, kept up to date online (arXiv 2008.07669).
 
-    The memory holds no weights and no tables: a step costs O(N) for LegS, and nothing depends on a maximum length.
+    The memory holds no weights and no tables, and knows no maximum length. A step of LegS costs O(N), or O(N²) under
+    "zoh"; one of a sliding measure costs O(N²).
 
     **Time.** Sample k stands for the interval (t_{k-1}, t_k]; the first one stands for everything up to t_0. Without
     timestamps t_k = 1, 2, …, except for LegS under a generalized bilinear transform, where t_k = 0, 1, … makes the
@@ -53,8 +54,8 @@ class HiPPO(nn.Module):
         self, measure: str | Measure = "legs", order: int = 64, discretization: str | float = "bilinear"
     ) -> None:
         super().__init__()
-        if order < 1:
-            raise ValueError(f"order must be at least 1, not {order}")
+        if not isinstance(order, int) or order < 1:
+            raise ValueError(f"order must be a whole number of at least 1, not {order}")
         if isinstance(discretization, str) and discretization not in (*ALPHA, "zoh"):
             raise ValueError(f"unknown discretization {discretization!r}; choose from {', '.join(ALPHA)}, zoh, or an α")
         if not isinstance(discretization, str) and not 0 <= discretization <= 1:
@@ -77,16 +78,25 @@ class HiPPO(nn.Module):
             The coefficients after every sample, (B, L, N) or (B, L, C, N), and the state after the last.
 
         Raises:
-            ValueError: If shapes disagree, the signal is empty, or timestamps decrease, are negative or not finite.
+            ValueError: If shapes disagree, the signal is empty, not floating-point or not finite, or timestamps
+                decrease, are negative or not finite.
         """
         if signal.dim() not in (2, 3) or signal.shape[1] == 0:
             raise ValueError(f"signal must be (B, L) or (B, L, C) with L ≥ 1, not {tuple(signal.shape)}")
+        if not signal.is_floating_point() or not torch.isfinite(signal).all():
+            raise ValueError(
+                f"signal must hold finite floating-point numbers; this one is {signal.dtype}"
+                f"{' with NaN or infinity, to be masked or filled in' if signal.is_floating_point() else ''}"
+            )
         if timestamps is not None and timestamps.shape != signal.shape[:2]:
             raise ValueError(
                 f"timestamps {tuple(timestamps.shape)} do not match the signal's {tuple(signal.shape[:2])}"
             )
         since = None if state is None else state.time
-        c = signal.new_zeros(signal.shape[0], *signal.shape[2:], self.order) if state is None else state.coefficients
+        shape = (signal.shape[0], *signal.shape[2:], self.order)
+        if state is not None and state.coefficients.shape != shape:
+            raise ValueError(f"state holds coefficients {tuple(state.coefficients.shape)}; this signal needs {shape}")
+        c = signal.new_zeros(shape) if state is None else state.coefficients
         outputs = []
         transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
         for f, transition in zip(signal.unbind(1), transitions, strict=True):
@@ -116,10 +126,12 @@ class HiPPO(nn.Module):
             The signal's approximation (..., M).
 
         Raises:
-            ValueError: If a time lies outside the window, where the coefficients say nothing.
+            ValueError: If the coefficients are not N, or a time lies outside the window, where they say nothing.
         """
+        if coefficients.shape[-1] != self.order:
+            raise ValueError(f"coefficients must be (..., {self.order}), not {tuple(coefficients.shape)}")
         oldest, newest = self.measure.window(now)
-        if times.numel() and not (oldest <= times.min() and times.max() <= newest):
+        if times.numel() and not (oldest < newest and oldest <= times.min() and times.max() <= newest):
             raise ValueError(f"times must lie in the memory's window [{oldest}, {newest}]; these span "
                              f"[{times.min().item()}, {times.max().item()}]")  # fmt: skip
         basis = self.measure.basis(self.order, times.to(torch.float64), now)
@@ -139,7 +151,7 @@ class HiPPO(nn.Module):
             like: Coefficients (B, N) or (B, C, N), for shape, dtype and device.
         """
         if timestamps is not None:
-            times = timestamps.to(torch.float64).mT
+            times = timestamps.detach().to(torch.float64).mT
         else:
             first = self._origin if since is None else since + 1
             times = torch.arange(length, dtype=torch.float64, device=like.device)

@@ -4,7 +4,7 @@ LegS's state matrix is −D − strictly_lower(s sᵀ) with D = diag(1, …, N) 
 a = αδ and b = (1−α)δ, the step (I − aA) y = (I + bA) x is solved by one sweep over the orders n: the running sum
 W_n = Σ_{k<n} s_k (b x_k + a y_k) obeys a scalar linear recurrence, and y_n needs x_n and W_n only:
 
-    y_n = [(1 − b(n+1)) x_n − s_n W_n] / (1 + a(n+1))
+    y_n = [(1 − b(n+1)) x_n − s_n W_n] / (1 + a(n+1)) = x_n − [δ(n+1) x_n + s_n W_n] / (1 + a(n+1))
     W_{n+1} = [(1 − a n) W_n + δ s_n x_n] / (1 + a(n+1)),   W_0 = 0.
 
 A constant input f is remembered as f e_0, a fixed point of every step, so the input vector is B̄ = (I − Ā) e_0.
@@ -71,7 +71,7 @@ class Semiseparable(NamedTuple):
     def build(cls, diagonal: Tensor, mix: Tensor, gate: Tensor, weight: Tensor, block: int = _BLOCK) -> "Semiseparable":
         """Build from four tensors (..., N)."""
         order = gate.shape[-1]
-        block = min(block, order)
+        block = min(max(block, 2), order)
         padding = -order % block
         diagonal, mix, gate, weight = (
             torch.nn.functional.pad(v, (0, padding)).unflatten(-1, (-1, block)) for v in (diagonal, mix, gate, weight)
@@ -110,7 +110,12 @@ class Semiseparable(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """One affine step of a memory, c ↦ A c + B f, for A dense (..., N, N) or semiseparable, and B (..., N)."""
+    """One affine step of a memory, c ↦ Ā c + B̄ f.
+
+    Attributes:
+        A: Ā, dense (..., N, N); or, in semiseparable form, Ā − I, which stays accurate where a step is short.
+        B: B̄ (..., N).
+    """
 
     A: "Semiseparable | Tensor"
     B: Tensor
@@ -118,7 +123,7 @@ class Transition(NamedTuple):
     def __call__(self, c: Tensor, f: Tensor) -> Tensor:
         """Advance coefficients c (..., N) by the input f (...)."""
         if isinstance(self.A, Semiseparable):
-            moved = self.A @ c
+            moved = c + self.A @ c
         elif self.A.dim() == 2:
             moved = c @ self.A.mT
         else:
@@ -137,19 +142,18 @@ def legs_transition(order: int, step: Tensor, alpha: float = 0.5, dtype: torch.d
     """
     n = torch.arange(order, dtype=step.dtype, device=step.device)
     delta = step.unsqueeze(-1)
-    a, b = alpha * delta, (1 - alpha) * delta
+    a = alpha * delta
     solve = 1 / (1 + a * (n + 1))
     s = torch.sqrt(2 * n + 1)
     dtype = dtype or step.dtype
     A = Semiseparable.build(
-        diagonal=((1 - b * (n + 1)) * solve).to(dtype),
+        diagonal=(-delta * (n + 1) * solve).to(dtype),
         mix=(-s * solve).to(dtype),
         gate=((1 - a * n) * solve).to(dtype),
         weight=(delta * s * solve).to(dtype),
     )
-    e_0 = torch.zeros_like(delta * s, dtype=dtype)
-    e_0[..., 0] = 1
-    return Transition(A, e_0 - A @ e_0)
+    e_0 = torch.eye(1, order, dtype=dtype, device=step.device)[0].expand(*step.shape, order)
+    return Transition(A, -(A @ e_0))
 
 
 def legs_dilation(order: int, step: Tensor, dtype: torch.dtype | None = None) -> Transition:
@@ -166,4 +170,6 @@ def legs_dilation(order: int, step: Tensor, dtype: torch.dtype | None = None) ->
     A = torch.einsum("...qn,q,qm->...nm", dilated, w, LegS().basis(order, y, 1.0)) * r.unsqueeze(-1)
     e_0 = torch.zeros_like(A[..., 0])
     e_0[..., 0] = 1
+    # Where no time passes, nothing changes: not even by the quadrature's rounding.
+    A = torch.where((step == 0)[..., None, None], torch.eye(order).to(A), A)
     return Transition(A.to(dtype or step.dtype), (e_0 - A[..., 0]).to(dtype or step.dtype))

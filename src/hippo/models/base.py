@@ -50,7 +50,7 @@ class SequenceModel(nn.Module, ABC):
             Features (B, D).
 
         Raises:
-            ValueError: If shapes disagree, a sequence is empty or has no observed step, or a value is not finite.
+            ValueError: If shapes disagree, a length exceeds L, or a sequence has no observed step.
         """
         if x.dim() != 3 or x.shape[1] == 0 or x.shape[2] != self.input_size:
             raise ValueError(f"x must be (B, L, {self.input_size}) with L ≥ 1, not {tuple(x.shape)}")
@@ -68,6 +68,8 @@ class SequenceModel(nn.Module, ABC):
         valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask.bool()
         if lengths is not None:
             valid = valid & (steps < lengths.unsqueeze(1))
+            if lengths.is_floating_point() or (lengths > x.shape[1]).any():
+                raise ValueError(f"lengths must be whole numbers of at most {x.shape[1]}, not {lengths.tolist()}")
         lengths = valid.sum(1)
         if (lengths == 0).any():
             empty = int((lengths == 0).nonzero()[0])

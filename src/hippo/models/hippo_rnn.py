@@ -16,7 +16,8 @@ class HiPPORNN(SequenceModel):
         g_t = σ(W_g [x_t, c_t] + b_g)
         h_t = (1 − g_t) h_{t-1} + g_t tanh(W_h [x_t, c_t] + b_h)
 
-    There is no hidden-to-hidden weight: the past reaches h through the memory and the gate.
+    There is no hidden-to-hidden weight: the past reaches h through the memory and the gate. The recurrence keeps the
+    weights' precision, under autocast too: what it accumulates over hundreds of steps is not for half precision.
 
     Args:
         input_size: Channels C.
@@ -49,6 +50,10 @@ class HiPPORNN(SequenceModel):
             nn.init.xavier_normal_(block)
 
     def unroll(self, x: Tensor, timestamps: Tensor | None) -> list[Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            return self._unroll(x.to(self.write.weight), timestamps)
+
+    def _unroll(self, x: Tensor, timestamps: Tensor | None) -> list[Tensor]:
         read = torch.cat([self.gate.weight, self.candidate.weight])
         read_x, read_c = read.split([self.input_size, self.memory.order], dim=1)
         write_x, write_h = self.write.weight.split([self.input_size, self.hidden_size], dim=1)

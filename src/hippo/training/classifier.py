@@ -92,7 +92,8 @@ class SequenceData(pl.LightningDataModule):
     """Loaders over a dataset's splits.
 
     The order of the training set is a function of seed and epoch alone, so a run that is cut and resumed sees the
-    same batches as one that is not. `batch_size` counts over all processes: their number does not change the run.
+    same batches as one that is not. `batch_size` counts over all processes, so their number does not change the run,
+    but for an incomplete last batch, which repeats samples until it can be shared out evenly.
 
     Args:
         dataset: The description.
@@ -134,6 +135,7 @@ class SequenceData(pl.LightningDataModule):
             batch_size=self.dataset.batch_size // processes,
             sampler=sampler,
             collate_fn=_as_is,
+            generator=torch.Generator(),  # a loader draws a seed, needed or not: not from the model's random numbers
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -60,7 +60,7 @@ _SUPPLIED = {
     "model": {"input_size"},
     "trainer": _TRAINER,
     "optimizer": {"params"},
-    "logger": {"name", "identity", "folder", "settings"},
+    "logger": {"name", "identity", "folder", "settings", "resume"},
 }
 
 
@@ -95,7 +95,8 @@ def _check_node(value: Any, where: str, supplied: set[str]) -> None:
         try:
             target = get_object(value["_target_"])
         except Exception as error:
-            raise ConfigError(f"{where}._target_: {value['_target_']} cannot be imported ({error})") from error
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{where}._target_: {value['_target_']} cannot be imported ({reason})") from error
         _check_call(target, {k: v for k, v in value.items() if not k.startswith("_")}, where, supplied)
 
 

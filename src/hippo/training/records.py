@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -60,8 +61,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON, atomically. Raises ValueError for NaN, which JSON does not have."""
-    write_atomically(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    """Write a record as JSON, atomically; numbers that are not finite, which JSON does not have, as null."""
+    write_atomically(path, json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -115,6 +116,14 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available():
         peak["gpu"] = torch.cuda.max_memory_allocated()
     return peak
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cpu_name() -> str:

@@ -89,6 +89,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     say(f"data     {sizes} sequences (train / validation / test) of {example.shape[1]} steps × {example.shape[2]}")
     say(f"model    {type(model).__name__}, hidden size {model.hidden_size}, {parameters:,} parameters")
     if resume:
+        _load(resume)
         say(f"resuming from {resume}")
 
     provenance = records.provenance()
@@ -101,6 +102,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
                 name=values["name"],
                 identity=folder.name,
                 folder=folder,
+                resume=resume is not None,
                 settings=records.scientific(values) | {"seed": seed, "parameters": parameters} | provenance,
             )
         if is_first():
@@ -189,12 +191,20 @@ def _evaluate(
         if readings and epoch is best:
             test = readings["best"]["test"]
         else:
-            path = folder / "checkpoints" / f"{reading}.ckpt"
-            result = trainer.test(module, datamodule=data, ckpt_path=path, verbose=False)[0]
+            module.load_state_dict(_load(folder / "checkpoints" / f"{reading}.ckpt")["state_dict"])
+            result = trainer.test(module, datamodule=data, verbose=False)[0]
             test = {name: result[f"test/{name}"] for name in ("loss", "accuracy")}
             confusion = confusion or module.confusion.compute().tolist()
         readings[reading] = {"epoch": epoch["epoch"], "validation": validation, "test": test}
     return readings, confusion
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, or raise ConfigError if it is damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise ConfigError(f"{path} is damaged ({error}); start this run over with force=true") from error
 
 
 def _quieten() -> None:

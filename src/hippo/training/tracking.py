@@ -21,6 +21,7 @@ def wandb_logger(
     identity: str,
     folder: Path,
     settings: dict[str, Any],
+    resume: bool,
 ) -> WandbLogger:
     """Start, or take up again, the W&B run of this identity.
 
@@ -33,6 +34,7 @@ def wandb_logger(
         identity: The run's identity, from `records.identity`.
         folder: The run's folder.
         settings: Logged as the run's configuration.
+        resume: Whether to go on in the W&B run of that name; a run from the start replaces it.
     """
     if not is_first():
         return WandbLogger()  # a dummy outside the first process
@@ -45,7 +47,7 @@ def wandb_logger(
         group=group or name,
         name=f"{name}-{identity}",
         id=f"{name}-{identity}",
-        resume="allow" if chosen == "online" else None,
+        resume="allow" if resume and chosen == "online" else None,
         mode=chosen,
         dir=folder,
         config=settings,

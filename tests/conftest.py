@@ -1,0 +1,42 @@
+"""What the tests of the library share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# The tests' tensors are too small for threads to help, and threads of several processes on few cores get in each
+# other's way so badly that a test of 0.4 s takes 30 s.
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def float64():
+    """Everything in double precision, from a fixed seed: for tests of mathematics, not of rounding."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def relative_error():
+    """The function (actual, expected) -> ‖actual − expected‖ / ‖expected‖, computed in double precision."""
+
+    def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+        assert actual.shape == expected.shape
+        actual, expected = actual.detach().to(torch.float64), expected.detach().to(torch.float64)
+        return (torch.linalg.vector_norm(actual - expected) / torch.linalg.vector_norm(expected)).item()
+
+    return relative_error
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data that HIPPO_DATA names, or data/; tests that need it are skipped where it is empty."""
+    root = Path(os.environ.get("HIPPO_DATA", "data"))
+    if not (root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").is_file():
+        pytest.skip(f"MNIST is not in {root}; set HIPPO_DATA to the folder that holds MNIST/raw")
+    return root

@@ -1,0 +1,465 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hippo import HiPPO, State, discretize
+from hippo.measures import LegS, LegT
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+EVERY_KIND = [
+    pytest.param(measure, discretization, id=f"{name}-{discretization}")
+    for name, measure in (("legs", LegS()), ("legt", LegT(20.0)))
+    for discretization in ("bilinear", "backward_euler", 0.3, "zoh")
+]
+every_kind = pytest.mark.parametrize(("measure", "discretization"), EVERY_KIND)
+
+
+def irregular_times(*shape):
+    """Increasing times that start above 0, of shape (B, L)."""
+    return torch.cumsum(torch.rand(*shape) + 0.05, dim=-1)
+
+
+def quadrature(oldest, newest, nodes=60):
+    """Nodes and weights that integrate dx from `oldest` to `newest`, tensors of equal shape (...): (..., nodes)."""
+    x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(nodes))
+    half = ((newest - oldest) / 2).unsqueeze(-1)
+    return oldest.unsqueeze(-1) + half * (x + 1), half * w
+
+
+def interval_weights(edges, order):
+    """(1/t) ∫ g_n(t, x) dx over each interval between edges (L + 1,), at t = edges[-1]: (L, N)."""
+    x, w = quadrature(edges[:-1], edges[1:])
+    return torch.einsum("lq,lqn->ln", w, LegS().basis(order, x, edges[-1].item())) / edges[-1]
+
+
+def projection(f, order, now=1.0, measure=None):
+    """Coefficients of a function on the window at `now`, by quadrature."""
+    measure = measure or LegS()
+    oldest, newest = (torch.tensor(v) for v in measure.window(now))
+    x, w = quadrature(oldest, newest, nodes=200)
+    return (w / (newest - oldest) * f(x)) @ measure.basis(order, x, now)
+
+
+# What the memory holds: the closed form, the recurrence, the order of convergence.
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize("order", [1, 2, 33])
+def test_zero_order_hold_coefficients_are_the_projection_of_the_staircase(order, timed, relative_error):
+    signal = torch.randn(2, 40)
+    times = irregular_times(2, 40) if timed else torch.arange(1.0, 41.0).expand(2, -1)
+    c, _ = HiPPO("legs", order, "zoh")(signal, times if timed else None)
+    for b in range(2):
+        for k in (0, 1, 2, 17, 39):
+            edges = torch.cat([torch.zeros(1), times[b, : k + 1]])
+            assert relative_error(c[b, k], signal[b, : k + 1] @ interval_weights(edges, order)) < 1e-12
+
+
+def test_at_order_one_the_zero_order_hold_is_the_running_mean():
+    signal = torch.randn(3, 200)
+    c, _ = HiPPO("legs", 1, "zoh")(signal)
+    torch.testing.assert_close(c[..., 0], signal.cumsum(1) / torch.arange(1, 201), rtol=1e-12, atol=1e-12)
+
+
+def test_at_order_one_and_irregular_times_it_is_the_time_weighted_mean():
+    signal, times = torch.randn(3, 50), irregular_times(3, 50)
+    c, _ = HiPPO("legs", 1, "zoh")(signal, times)
+    lasted = torch.diff(times, dim=1, prepend=torch.zeros(3, 1))
+    torch.testing.assert_close(c[..., 0], (signal * lasted).cumsum(1) / times, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize("order", [1, 8, 40])
+@every_kind
+def test_the_memory_equals_the_dense_recurrence(measure, discretization, order, timed, relative_error):
+    signal, length = torch.randn(2, 30), 30
+    regular = torch.arange(length) + (0.0 if measure.scale_invariant and discretization != "zoh" else 1.0)
+    times = irregular_times(2, length) if timed else regular.expand(2, -1)
+    c, _ = HiPPO(measure, order, discretization)(signal, times if timed else None)
+
+    A, B = measure.dynamics(order)
+    before = torch.cat([torch.zeros(2, 1), times[:, :-1]], dim=1)
+    if discretization == "zoh":
+        A_bar, B_bar = discretize.zoh(A, B, torch.log(times / before) if measure.scale_invariant else times - before)
+    else:
+        alpha = {"bilinear": 0.5, "backward_euler": 1.0}.get(discretization, discretization)
+        A_bar, B_bar = discretize.gbt(A, B, (times - before) / (times if measure.scale_invariant else 1), alpha)
+    expected = torch.zeros(2, order)
+    for k in range(length):
+        if measure.scale_invariant and k == 0:
+            expected[:, 0] = signal[:, 0]
+        else:
+            expected = torch.einsum("bij,bj->bi", A_bar[:, k], expected) + B_bar[:, k] * signal[:, k : k + 1]
+        assert relative_error(c[:, k], expected) < 1e-11
+
+
+def smooth(x):
+    return torch.sin(5 * x) + torch.exp(-x)
+
+
+@pytest.mark.parametrize("discretization", ["bilinear", "backward_euler", "zoh"])
+def test_the_memory_of_a_smooth_signal_converges_to_its_projection_at_first_order(discretization):
+    """Bilinear too: of (A c + B f)/t it takes 1/t and f at the step's end, as the paper does, so it is first order."""
+    first = 1 if discretization == "zoh" else 0
+    errors = []
+    for length in (100, 200, 400):
+        times = (torch.arange(length) + first) / (length - 1 + first)
+        c, _ = HiPPO("legs", 8, discretization)(smooth(times)[None])
+        errors.append((c[0, -1] - projection(smooth, 8)).norm().item())
+    rates = [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
+    assert rates == pytest.approx([1, 1], abs=0.05)
+    assert errors[-1] < 0.01
+
+
+@pytest.mark.parametrize("discretization", ["bilinear", "zoh"])
+def test_a_sliding_window_remembers_the_latest_part_only(discretization):
+    """Two signals that differ before the window leave the same memory, and it is the window's projection."""
+    measure, order, steps = LegT(100.0), 16, 1000
+    times = torch.arange(1.0, steps + 1)
+    signal = torch.sin(times / 20)
+    other = torch.where(times <= 700, torch.randn(steps), signal)
+    c, _ = HiPPO(measure, order, discretization)(torch.stack([signal, other]))
+    expected = projection(lambda x: torch.sin(x / 20), order, now=float(steps), measure=measure)
+    assert (c[0, -1] - c[1, -1]).norm() < 1e-6
+    assert (c[0, -1] - expected).norm() < 0.02
+
+
+# Time: regular and irregular, chunked and whole, repeated and rescaled.
+
+
+@pytest.mark.parametrize("channels", [(), (3,)], ids=["no channels", "channels"])
+@pytest.mark.parametrize("timed", [False, True])
+@every_kind
+def test_whole_equals_chunked_equals_step_by_step(measure, discretization, timed, channels):
+    memory = HiPPO(measure, 6, discretization)
+    signal = torch.randn(2, 80, *channels)
+    times = irregular_times(2, 80) if timed else None
+    whole, last = memory(signal, times)
+    assert whole.shape == (2, 80, *channels, 6)
+
+    chunks, state = [], None
+    for start, stop in ((0, 1), (1, 2), (2, 70), (70, 80)):
+        c, state = memory(signal[:, start:stop], None if times is None else times[:, start:stop], state)
+        chunks.append(c)
+    torch.testing.assert_close(torch.cat(chunks, dim=1), whole, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(state, last, rtol=1e-12, atol=1e-13)
+
+    state = None
+    for k in range(10):
+        state = memory.step(signal[:, k], state, None if times is None else times[:, k])
+        torch.testing.assert_close(state.coefficients, whole[:, k], rtol=1e-12, atol=1e-13)
+
+
+@every_kind
+def test_every_channel_has_a_memory_of_its_own(measure, discretization):
+    signal, times = torch.randn(2, 30, 3), irregular_times(2, 30)
+    together, _ = HiPPO(measure, 6, discretization)(signal, times)
+    for channel in range(3):
+        alone, _ = HiPPO(measure, 6, discretization)(signal[..., channel], times)
+        torch.testing.assert_close(together[:, :, channel], alone, rtol=1e-12, atol=1e-13)
+
+
+@every_kind
+def test_timestamps_on_the_regular_grid_change_nothing(measure, discretization):
+    memory, signal = HiPPO(measure, 6, discretization), torch.randn(2, 30, 2)
+    first = 0.0 if measure.scale_invariant and discretization != "zoh" else 1.0
+    untimed, last = memory(signal)
+    timed, timed_last = memory(signal, (torch.arange(30) + first).expand(2, -1))
+    torch.testing.assert_close(timed, untimed, rtol=1e-12, atol=1e-13)
+    assert timed_last.time.tolist() == [last.time] * 2
+
+
+@every_kind
+def test_a_timed_chunk_may_be_followed_by_one_without_timestamps(measure, discretization):
+    memory, signal, times = HiPPO(measure, 6, discretization), torch.randn(2, 20, 3), irregular_times(2, 20)
+    times[:, 10:] = times[:, 9:10] + torch.arange(1, 11)
+    whole, last = memory(signal, times)
+    _, state = memory(signal[:, :10], times[:, :10])
+    rest, state = memory(signal[:, 10:], state=state)
+    torch.testing.assert_close(rest, whole[:, 10:], rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(state.time, last.time)
+
+
+@pytest.mark.parametrize("discretization", ["euler", "bilinear", "backward_euler", 0.3, "zoh"])
+@pytest.mark.parametrize("factor", [1e-3, 2.0, 365.25])
+def test_legs_does_not_see_the_unit_of_time(discretization, factor, relative_error):
+    memory, signal, times = HiPPO("legs", 4, discretization), torch.randn(2, 40), irregular_times(2, 40)
+    assert relative_error(memory(signal, times * factor)[0], memory(signal, times)[0]) < 1e-12
+
+
+def test_legt_sees_the_unit_of_time_relative_to_its_window(relative_error):
+    signal, times = torch.randn(2, 40), irregular_times(2, 40)
+    expected, _ = HiPPO(LegT(5.0), 6)(signal, times)
+    assert relative_error(HiPPO(LegT(10.0), 6)(signal, times * 2)[0], expected) < 1e-12
+    assert relative_error(HiPPO(LegT(5.0), 6)(signal, times * 2)[0], expected) > 0.1
+
+
+@pytest.mark.parametrize("repeats", [2, 7])
+def test_the_zero_order_hold_does_not_see_the_sampling_rate(repeats, relative_error):
+    memory, signal = HiPPO("legs", 16, "zoh"), torch.randn(2, 30)
+    coarse, fine = memory(signal)[0], memory(signal.repeat_interleave(repeats, dim=1))[0]
+    assert relative_error(fine[:, repeats - 1 :: repeats], coarse) < 1e-12
+
+
+@every_kind
+def test_a_repeated_timestamp_leaves_the_memory_as_it_was(measure, discretization):
+    memory, signal, times = HiPPO(measure, 40, discretization), torch.randn(2, 12), irregular_times(2, 12)
+    times[:, 5:8], times[0, 10:] = times[:, 5:6], times[0, 10]
+    c, _ = memory(signal, times)
+    # A dilation by nothing is a quadrature: the identity up to rounding.
+    precision = 1e-12 if discretization == "zoh" else 0.0
+    torch.testing.assert_close(c[:, 6:8], c[:, 5:6].expand(-1, 2, -1), rtol=0, atol=precision)
+    torch.testing.assert_close(c[0, 11], c[0, 10], rtol=0, atol=precision)
+    assert not torch.allclose(c[1, 11], c[1, 10])
+
+
+@every_kind
+def test_each_sample_is_independent_of_its_batch_mates(measure, discretization):
+    memory, signal = HiPPO(measure, 6, discretization), torch.randn(5, 12, 2)
+    times = irregular_times(5, 12)
+    times[0, :4] = 0.0  # begins at 0, more than once
+    times[1] -= times[1, :1].clone()  # begins at 0
+    times[2, 6:] = times[2, 5]  # padded
+    times[3] = 3.0  # all at once
+    together, state = memory(signal, times)
+    assert together.isfinite().all()
+    for b in range(5):
+        alone, alone_state = memory(signal[b : b + 1], times[b : b + 1])
+        torch.testing.assert_close(together[b : b + 1], alone, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(state.time[b], alone_state.time[0])
+
+
+@pytest.mark.parametrize("discretization", ["bilinear", "zoh"])
+def test_the_step_that_leaves_time_zero_is_a_relative_step_of_one(discretization):
+    """A zero-order hold then forgets all that was; a bilinear step moves as the first one of an untimed signal does."""
+    signal = torch.tensor([[3.0, 5.0, 7.0]])
+    c, _ = HiPPO("legs", 4, discretization)(signal, torch.tensor([[0.0, 0.0, 2.0]]))
+    torch.testing.assert_close(c[0, 1], torch.tensor([3.0, 0, 0, 0]))
+    if discretization == "zoh":
+        torch.testing.assert_close(c[0, 2], torch.tensor([7.0, 0, 0, 0]), rtol=0, atol=1e-13)
+    else:
+        torch.testing.assert_close(c[0, 2], HiPPO("legs", 4)(signal[:, [0, 2]])[0][0, 1], rtol=1e-14, atol=1e-14)
+
+
+# Gradients.
+
+
+def gradients(memory, length, at):
+    """‖∂c(t)/∂f(s)‖ at the end of a signal, for each sample `at`, by differentiation."""
+    signal = torch.zeros(1, length, requires_grad=True)
+    last = memory(signal)[0][0, -1]
+    rows = [torch.autograd.grad(c_n, signal, retain_graph=True)[0][0, at] for c_n in last]
+    return torch.stack(rows).norm(dim=0)
+
+
+def test_the_gradient_of_the_zero_order_hold_is_the_basis_integrated_over_the_interval(relative_error):
+    length, order = 60, 12
+    expected = interval_weights(torch.arange(length + 1.0), order).norm(dim=-1)
+    assert relative_error(gradients(HiPPO("legs", order, "zoh"), length, torch.arange(length)), expected) < 1e-12
+
+
+def test_the_gradient_of_the_bilinear_memory_follows_the_law_and_decays_as_one_over_t_only():
+    order, fractions = 6, torch.tensor([0.05, 0.1, 0.25, 0.5, 0.75, 0.95])
+    norms = []
+    for length in (401, 801, 1601):
+        now, at = length - 1, (fractions * (length - 1)).round().long()
+        law = LegS().basis(order, at.to(torch.float64), now).norm(dim=-1) / now
+        norms.append(gradients(HiPPO("legs", order), length, at))
+        torch.testing.assert_close(norms[-1], law, rtol=0.02, atol=0)
+    # Exponential decay would square the ratio each time that t doubles; here it stays at a half, for early samples too.
+    torch.testing.assert_close(norms[1] / norms[0], torch.full((6,), 0.5), rtol=0.01, atol=0)
+    torch.testing.assert_close(norms[2] / norms[1], torch.full((6,), 0.5), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@every_kind
+def test_gradients_agree_with_finite_differences(measure, discretization, timed):
+    memory = HiPPO(measure, 3, discretization)
+    signal, c = torch.randn(2, 4, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    times = irregular_times(2, 4) + 5 if timed else None
+
+    def outputs(signal, c):
+        return memory(signal, times)[0], memory(signal, times, State(c, 5.0))[0]
+
+    assert torch.autograd.gradcheck(outputs, (signal, c))
+
+
+# Reading back.
+
+
+@pytest.mark.parametrize(("measure", "now"), [(LegS(), 1.0), (LegS(), 6.0), (LegT(2.0), 5.0)])
+def test_a_polynomial_of_degree_below_the_order_is_read_back_exactly(measure, now):
+    def polynomial(x):
+        return 1 - 2 * x + 0.5 * x**3
+
+    memory, times = HiPPO(measure, 4), torch.linspace(*measure.window(now), 30)
+    c = torch.stack([projection(f, 4, now, measure) for f in (polynomial, torch.ones_like)])
+    expected = torch.stack([polynomial(times), torch.ones(30)])
+    torch.testing.assert_close(memory.reconstruct(c, times, now), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("discretization", ["bilinear", "zoh"])
+def test_a_finely_sampled_polynomial_is_read_back_at_first_order(discretization):
+    memory, times = HiPPO("legs", 4, discretization), torch.linspace(0, 1, 50)
+    errors = []
+    for length in (200, 400):
+        x = torch.arange(1, length + 1) / length
+        c, _ = memory((x - 3 * x**3)[None])
+        errors.append((memory.reconstruct(c[0, -1], times) - (times - 3 * times**3)).abs().max().item())
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
+    assert errors[1] < 0.03
+
+
+def test_a_larger_order_reads_a_smooth_signal_back_better():
+    x, times = torch.arange(1, 2001) / 2000, torch.linspace(0, 1, 200)
+    errors = []
+    for order in (2, 4, 8):
+        memory = HiPPO("legs", order, "bilinear")
+        c, _ = memory(torch.sin(8 * x)[None])
+        errors.append((memory.reconstruct(c[0, -1], times) - torch.sin(8 * times)).square().mean().sqrt().item())
+    assert errors[0] > 2 * errors[1] > 2 * 10 * errors[2]
+
+
+def test_single_precision_memories_are_read_back_in_single_precision():
+    memory = HiPPO("legs", 4)
+    c, _ = memory(torch.randn(2, 10, dtype=torch.float32))
+    assert c.dtype == torch.float32
+    read = memory.reconstruct(c, torch.linspace(0, 1, 7))
+    assert read.dtype == torch.float32
+    assert read.shape == (2, 10, 7)
+
+
+@pytest.mark.parametrize(
+    ("measure", "times", "now"),
+    [(LegS(), [-0.1, 0.5], 1.0), (LegS(), [0.5, 1.1], 1.0), (LegT(2.0), [0.9], 3.0), (LegS(), [math.nan], 1.0)],
+)
+def test_nothing_is_read_outside_the_window(measure, times, now):
+    with pytest.raises(ValueError, match="window"):
+        HiPPO(measure, 3).reconstruct(torch.ones(3), torch.tensor(times), now)
+
+
+# Length, precision, storage.
+
+
+def test_there_is_no_longest_signal(relative_error):
+    length = 5000
+    x = torch.arange(length) / (length - 1)
+    c, state = HiPPO("legs", 3)(smooth(x)[None])
+    assert c.isfinite().all()
+    assert state.time == length - 1
+    # A memory that stopped scaling anywhere on the way would weigh what came after too much.
+    assert relative_error(c[0, -1], projection(smooth, 3)) < 1e-3
+
+
+@pytest.mark.parametrize("discretization", ["bilinear", "zoh"])
+def test_float32_stays_close_to_float64_over_a_long_signal(discretization, relative_error):
+    memory, signal = HiPPO("legs", 16 if discretization == "zoh" else 256, discretization), torch.rand(4, 784)
+    error = relative_error(memory(signal.float())[0][:, -1], memory(signal)[0][:, -1])
+    assert error < 5e-6
+
+
+def test_a_memory_stores_nothing():
+    for measure, discretization in (p.values for p in EVERY_KIND):
+        memory = HiPPO(measure, 64, discretization)
+        memory(torch.randn(1, 3))
+        assert memory.state_dict() == {}
+        assert not list(memory.buffers())
+        assert not list(memory.parameters())
+
+
+@every_kind
+def test_a_signal_may_be_one_sample_long(measure, discretization):
+    c, state = HiPPO(measure, 3, discretization)(torch.tensor([[2.0], [-1.0]]))
+    assert c.shape == (2, 1, 3)
+    assert torch.equal(state.coefficients, c[:, 0])
+    if measure.scale_invariant:
+        assert c.tolist() == [[[2.0, 0.0, 0.0]], [[-1.0, 0.0, 0.0]]]
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 0), (2, 0, 3), (2, 5, 3, 1)])
+def test_a_signal_that_is_empty_or_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match="signal"):
+        HiPPO("legs", 3)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 5), (5,), (2, 5, 1)])
+def test_timestamps_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="timestamps"):
+        HiPPO("legs", 3)(torch.zeros(2, 5, 1), torch.ones(shape))
+
+
+@pytest.mark.parametrize("times", [[0, 2, 1], [-1, 0, 1], [0, math.nan, 1], [math.nan, 0, 1], [0, 1, math.inf]])
+@every_kind
+def test_timestamps_that_are_no_times_are_refused_and_named(measure, discretization, times):
+    batch = torch.tensor([[0.0, 1.0, 2.0], times])
+    with pytest.raises(ValueError, match=r"timestamps.*sample 1 "):
+        HiPPO(measure, 3, discretization)(torch.zeros(2, 3), batch)
+
+
+@every_kind
+def test_timestamps_must_not_go_back_behind_the_carried_state(measure, discretization):
+    memory = HiPPO(measure, 3, discretization)
+    _, state = memory(torch.zeros(2, 3), torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 9.0]]))
+    memory(torch.zeros(2, 1), torch.tensor([[3.0], [9.0]]), state)
+    with pytest.raises(ValueError, match=r"sample 1 .* after 9"):
+        memory.step(torch.zeros(2), state, torch.tensor([4.0, 4.0]))
+
+
+@pytest.mark.parametrize("order", [0, -3])
+def test_an_order_below_one_is_refused(order):
+    with pytest.raises(ValueError, match="order"):
+        HiPPO("legs", order)
+
+
+@pytest.mark.parametrize("discretization", [-0.1, 1.5, math.nan, "trapezoid"])
+def test_an_unknown_discretization_is_refused(discretization):
+    with pytest.raises(ValueError, match="discretization"):
+        HiPPO("legs", 3, discretization)
+
+
+def test_an_unknown_measure_is_refused():
+    with pytest.raises(ValueError, match="measure"):
+        HiPPO("lmu", 3)
+
+
+@pytest.mark.parametrize(
+    ("signal", "words"),
+    [
+        (torch.tensor([[0, 10, 20]]), "floating-point"),
+        (torch.tensor([[1.0, float("nan")]]), "NaN or infinity"),
+        (torch.tensor([[1.0, float("inf")]]), "NaN or infinity"),
+    ],
+)
+def test_a_signal_that_is_no_number_is_refused(signal, words):
+    with pytest.raises(ValueError, match=words):
+        HiPPO("legs", 3)(signal)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (1, 3), (2, 1, 3)])
+def test_the_state_of_another_memory_is_refused(shape):
+    with pytest.raises(ValueError, match="state holds coefficients"):
+        HiPPO("legs", 3)(torch.ones(2, 2), state=State(torch.ones(shape), 2.0))
+
+
+def test_coefficients_of_another_order_are_not_read():
+    with pytest.raises(ValueError, match=r"must be \(\.\.\., 3\)"):
+        HiPPO("legs", 3).reconstruct(torch.ones(4), torch.tensor([0.5]))
+
+
+def test_float32_keeps_a_long_mean():
+    """A step stores Ā − I, not Ā: rounding 1 − 1/t to float32 would be a step of another size, always the same way."""
+    memory = HiPPO("legs", 1)
+    signal = 1 + 0.5 * torch.randn(1, 20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    means = [
+        memory(signal.to(dtype), state=State(torch.ones(1, 1, dtype=dtype), 1e5))[1].coefficients.item()
+        for dtype in (torch.float32, torch.float64)
+    ]
+    three_standard_deviations_of_rounding = 3 * 20_000**0.5 * 2**-24
+    assert abs(means[0] - means[1]) < three_standard_deviations_of_rounding

@@ -1,0 +1,36 @@
+"""Composing configurations and running them inside the test process."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TINY = ["experiment=digits_legs", "model.hidden_size=8", "trainer.max_epochs=3", "threads=1", "trainer=cpu"]
+
+
+@pytest.fixture
+def compose(tmp_path):
+    """The function (*overrides) -> the configuration that train.py would get, with its folders in a temporary one."""
+
+    def compose(*overrides: str):
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            overrides = [f"paths.outputs={tmp_path / 'outputs'}", *overrides]
+            config = hydra.compose("train", overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        OmegaConf.set_struct(config, False)
+        del config["hydra"]
+        return config
+
+    yield compose
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def tiny(compose):
+    """The function (*overrides) -> the configuration of a run of seconds on the real digits."""
+    return lambda *overrides: compose(*TINY, "logger=none", *overrides)

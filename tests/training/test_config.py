@@ -1,0 +1,135 @@
+"""A configuration is right, or one sentence says what is wrong with it before any work is done."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import get_object, instantiate
+
+from hippo.training.config import ConfigError, Paths, Settings, check
+from hippo.training.errors import explain
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def explanation(compose, *overrides: str) -> str:
+    try:
+        check(compose(*overrides))
+    except Exception as error:
+        return explain(error)
+    raise AssertionError(f"{overrides} was accepted")
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml")))
+def test_every_experiment_is_valid_and_carries_its_own_name(compose, experiment):
+    assert check(compose(f"experiment={experiment}"))["name"] == experiment
+
+
+@pytest.mark.parametrize("option", sorted(f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("[!eh]*/*.yaml")))
+def test_every_option_of_every_group_is_valid(compose, option):
+    check(compose(option))
+
+
+@pytest.mark.parametrize("group", ["dataset", "model"])
+def test_configurations_repeat_no_default_wrongly(compose, group):
+    """A group's file lists what can be changed; it must list all of it."""
+    for path in (CONFIGS / group).glob("*.yaml"):
+        node = check(compose(f"{group}={path.stem}"))[group]
+        parameters = set(inspect.signature(get_object(node["_target_"])).parameters) - {"input_size"}
+        assert parameters == set(node) - {"_target_"}, path.name
+
+
+def test_the_papers_experiment_is_the_papers(compose):
+    """Section 1 of the protocol: hidden = order = 512, 50 epochs, batch 100, Adam 1e-3 and nothing else."""
+    values = check(compose("experiment=pmnist_legs"))
+    assert values["model"]["hidden_size"] == 512
+    assert values["model"]["memory_order"] is None
+    assert values["model"]["measure"] == "legs"
+    assert values["model"]["discretization"] == "bilinear"
+    assert values["dataset"] | {"permutation_seed": 0, "split_seed": 0} == {
+        "_target_": "hippo.data.MNIST",
+        "batch_size": 100,
+        "permutation": "bit_reversal",
+        "permutation_seed": 0,
+        "split_seed": 0,
+    }
+    assert values["trainer"]["max_epochs"] == 50
+    assert values["trainer"]["gradient_clip_val"] is None
+    assert values["optimizer"] == {"_target_": "torch.optim.Adam", "lr": 1e-3}
+    model = instantiate(values["model"], input_size=1)
+    head = torch.nn.Linear(model.hidden_size, 10)
+    assert sum(p.numel() for module in (model, head) for p in module.parameters()) == 531_980
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.hiden_size=3", ["model.hiden_size", "did you mean hidden_size?"]),
+        ("+model.hiden_size=3", ["model.hiden_size", "did you mean hidden_size?"]),
+        ("+optimizer.weight_decy=0.1", ["Adam has no weight_decy", "did you mean weight_decay?"]),
+        ("+trainer.max_epoch=3", ["Trainer has no max_epoch", "did you mean max_epochs?"]),
+        ("sede=1", ["sede: there is no such key", "did you mean seed?"]),
+        ("modle=legs", ["did you mean model?"]),
+        ("experiment=pmnist_leg", ["did you mean pmnist_legs?", "choose from", "digits_legs"]),
+        ("model=grru", ["model=grru does not exist", "did you mean gru?"]),
+        ("+paths.date=x", ["paths.date", "did you mean data?"]),
+        ("trainer.max_epochs=many", ["trainer.max_epochs='many'", "integer"]),
+        ("model.hidden_size=2.5", ["model.hidden_size=2.5", "integer"]),
+        ("optimizer.lr=fast", ["optimizer.lr='fast'", "number"]),
+        ("dataset.permutation=reversed", ["dataset.permutation='reversed'", "'bit_reversal'"]),
+        ("seed=x", ["seed='x'", "integer"]),
+        ("seed=-1", ["seed must lie between 0"]),
+        ("threads=0", ["threads must be null or at least 1"]),
+        ("force=perhaps", ["force='perhaps'", "boolean"]),
+        ("logger.mode=onlin", ["logger.mode='onlin'", "'offline'"]),
+        ("model._target_=hippo.models.HiPPORN", ["model._target_", "cannot be imported"]),
+        ("+model.input_size=2", ["model.input_size"]),
+        ("paths.data=null", ["paths.data=None", "string"]),
+        ("name=${nothing}", ["name", "nothing"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_nearest_right_thing(compose, override, words):
+    sentence = explanation(compose, override)
+    assert "\n" not in sentence
+    for word in words:
+        assert word in sentence
+
+
+def test_arguments_that_no_file_lists_may_be_added(compose):
+    values = check(compose("+optimizer.betas=[0.8,0.9]", "+trainer.limit_train_batches=3"))
+    assert values["optimizer"]["betas"] == [0.8, 0.9]
+
+
+def test_values_that_only_the_constructor_can_refuse_are_explained(compose):
+    values = check(compose("model.discretization=trapezoid"))
+    with pytest.raises(Exception, match="trapezoid") as error:
+        instantiate(values["model"], input_size=1)
+    assert explain(error.value).startswith("unknown discretization 'trapezoid'; choose from")
+
+
+def test_errors_that_are_bugs_keep_their_traceback():
+    assert explain(KeyError("x")) is None
+    assert explain(ZeroDivisionError()) is None
+
+
+def test_the_environment_names_the_data_root(compose, monkeypatch):
+    monkeypatch.setenv("HIPPO_DATA", "elsewhere")
+    assert check(compose())["paths"]["data"] == "elsewhere"
+    monkeypatch.delenv("HIPPO_DATA")
+    assert check(compose())["paths"]["data"] == "data"
+
+
+def test_the_top_level_is_what_the_settings_say(compose):
+    values = check(compose())
+    assert set(values) == {field.name for field in dataclasses.fields(Settings)}
+    assert set(values["paths"]) == {field.name for field in dataclasses.fields(Paths)}
+
+
+def test_the_configuration_fits_one_screen():
+    assert len((CONFIGS / "train.yaml").read_text().partition("\nhydra:")[0].splitlines()) <= 30
+
+
+def test_an_error_is_what_config_error_says():
+    assert explain(ConfigError("this and that")) == "this and that"

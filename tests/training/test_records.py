@@ -1,0 +1,138 @@
+"""Identities and records."""
+
+import copy
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from hippo.training import records
+from hippo.training.config import check
+
+
+def test_an_identity_ignores_seed_paths_and_hardware(compose):
+    base = check(compose("experiment=pmnist_legs"))
+    for override in (
+        "paths.data=elsewhere",
+        "trainer.accelerator=cpu",
+        "trainer.devices=4",
+        "trainer=ddp",
+        "threads=3",
+        "logger=none",
+        "force=true",
+        "name=other",
+        "trainer.enable_progress_bar=false",
+    ):
+        assert records.identity(check(compose("experiment=pmnist_legs", override))) == records.identity(base), override
+    seeded = check(compose("experiment=pmnist_legs", "seed=1"))
+    assert records.config_hash(seeded) == records.config_hash(base)
+    assert records.identity(base).endswith("-seed0")
+    assert records.identity(seeded).endswith("-seed1")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.hidden_size=511",
+        "dataset.batch_size=10",
+        "dataset.split_seed=1",
+        "trainer.max_epochs=51",
+        "trainer.precision=bf16-mixed",
+        "optimizer.lr=2e-3",
+        "patience=3",
+        "model=gru",
+        "+optimizer.eps=1e-6",
+    ],
+)
+def test_an_identity_changes_with_all_that_decides_the_result(compose, override):
+    base, changed = (check(compose("experiment=pmnist_legs", *more)) for more in ((), (override,)))
+    assert records.config_hash(base) != records.config_hash(changed)
+
+
+def test_an_identity_does_not_depend_on_the_order_of_keys(compose):
+    values = check(compose())
+    reordered = {key: copy.deepcopy(values[key]) for key in reversed(values)}
+    assert records.identity(values) == records.identity(reordered)
+
+
+def test_seeds_of_different_purposes_and_runs_differ():
+    seeds = {records.derive_seed(seed, purpose, epoch) for seed in range(5) for purpose in "ab" for epoch in range(5)}
+    assert len(seeds) == 50
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    record = {"schema": records.SCHEMA, "metrics": {"accuracy": 0.1 + 0.2}, "name": "é"}
+    records.write(tmp_path / "record.json", record)
+    assert records.read(tmp_path / "record.json") == record
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_what_is_not_a_number_is_written_as_null(tmp_path):
+    records.write(tmp_path / "record.json", {"schema": records.SCHEMA, "loss": [float("nan"), float("inf"), 1.0]})
+    assert json.loads((tmp_path / "record.json").read_text())["loss"] == [None, None, 1.0]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    records.write(path, {"schema": records.SCHEMA, "old": True})
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        records.write(path, {"schema": records.SCHEMA, "old": False})
+    assert records.read(path)["old"] is True
+    assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_process_killed_while_writing_leaves_no_half_record(tmp_path):
+    """SIGKILL between the temporary file's bytes and its renaming: the record's own path never holds a part."""
+    program = (
+        "import os, sys; from pathlib import Path; from hippo.training import records\n"
+        "records.os.fsync = lambda _: os.kill(os.getpid(), 9)\n"
+        "records.write(Path(sys.argv[1]), {'schema': 1, 'text': 'x' * 10**6})"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "record.json"], check=False)
+    assert done.returncode == -9
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_readers_never_see_a_part_of_a_record_that_is_being_replaced(tmp_path):
+    path = tmp_path / "record.json"
+    contents = [{"schema": records.SCHEMA, "text": letter * 200_000} for letter in "ab"]
+    records.write(path, contents[0])
+    stop = threading.Event()
+
+    def replace() -> None:
+        while not stop.is_set():
+            for content in contents:
+                records.write(path, content)
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        assert all(records.read(path) in contents for _ in range(100))
+    finally:
+        stop.set()
+        writer.join()
+
+
+@pytest.mark.parametrize("text", ["", '{"schema": 1, "met', "[]", '{"schema": 0}', "null"])
+def test_a_file_that_is_no_record_is_named(tmp_path, text):
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"record\.json is not a record"):
+        records.read(path)
+
+
+def test_a_record_tells_code_packages_and_machine():
+    provenance = records.provenance()
+    assert set(provenance["git"]) == {"commit", "dirty"}
+    assert provenance["versions"]["torch"].startswith("2.")
+    assert provenance["machine"]["cores"] >= 1
+    assert provenance["machine"]["cpu"]
+    assert records.peak_memory()["host"] > 100 * 2**20

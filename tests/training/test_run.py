@@ -1,0 +1,317 @@
+"""Runs: reproducible, resumable, recorded once, and tested at the end only."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock
+
+from hippo.data import Sequences
+from hippo.training import records
+from hippo.training.classifier import Divergence, SequenceClassifier
+from hippo.training.config import ConfigError, check
+from hippo.training.run import run
+
+from .conftest import TINY
+
+ROOT = Path(__file__).parents[2]
+TIMELESS = ("metrics", "confusion", "config", "hash", "id", "parameters", "epochs")
+
+
+def folder_of(config) -> Path:
+    values = check(config)
+    return Path(values["paths"]["outputs"]) / values["name"] / records.identity(values)
+
+
+def same(first: dict, second: dict) -> bool:
+    """Whether two records agree to the last bit in all but time and place."""
+
+    def timeless(record: dict) -> list:
+        epochs = [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in record["history"]]
+        return [epochs, *(record[key] for key in TIMELESS)]
+
+    return timeless(first) == timeless(second)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict:
+    """The record of a tiny run, made by train.py itself, that nothing happened to."""
+    outputs = tmp_path_factory.mktemp("undisturbed")
+    return records.read(train(outputs))
+
+
+def command(outputs: Path, *overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *TINY, "logger=none", f"paths.outputs={outputs}", *overrides]
+
+
+def train(outputs: Path, *overrides: str) -> Path:
+    done = subprocess.run(command(outputs, *overrides), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = outputs.glob("*/*/record.json")
+    return path
+
+
+def test_a_record_holds_what_a_table_needs(undisturbed):
+    record = undisturbed
+    assert record["schema"] == records.SCHEMA
+    assert record["name"] == "digits_legs"
+    assert record["id"] == f"{record['hash']}-seed0"
+    assert (
+        record["command"]
+        == "python train.py experiment=digits_legs model.hidden_size=8 trainer.max_epochs=3 trainer=cpu"
+    )
+    assert record["epochs"] == len(record["history"]) == 3
+    assert [epoch["epoch"] for epoch in record["history"]] == [1, 2, 3]
+    assert record["metrics"]["last"]["epoch"] == 3
+    best = max(record["history"], key=lambda epoch: epoch["validation/accuracy"])
+    assert record["metrics"]["best"]["epoch"] == best["epoch"]
+    assert record["metrics"]["best"]["validation"]["accuracy"] == best["validation/accuracy"]
+    counts = torch.tensor(record["confusion"])
+    assert counts.sum() == 270
+    assert counts.diagonal().sum() / 270 == pytest.approx(record["metrics"]["best"]["test"]["accuracy"], abs=1e-6)
+    assert record["seconds"] > 0
+    assert record["peak_memory"]["host"] > 0
+    assert record["git"]["commit"] is None or len(record["git"]["commit"]) == 40
+    assert "paths" not in record["config"]
+    assert str(Path.home()) not in json.dumps(record)
+
+
+def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(undisturbed, tiny):
+    assert same(run(tiny()), undisturbed)
+    assert not same(run(tiny("seed=1")), undisturbed)
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_if_it_had_not_been(undisturbed, tmp_path):
+    process = subprocess.Popen(command(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1/3"):
+            time.sleep(0.05)  # the second epoch takes several times as long
+            process.send_signal(signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
+    assert not list(tmp_path.glob("*/*/record.json"))
+    record = records.read(train(tmp_path))
+    assert record["resumed"] == 1
+    assert same(record, undisturbed)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_resuming_after_any_epoch_changes_nothing(undisturbed, tiny, monkeypatch, epochs):
+    """An interruption at the beginning of an epoch's first step, with everything before it on disk."""
+    config = tiny()
+    step = SequenceClassifier.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.current_epoch == epochs:
+            raise KeyError("power cut")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SequenceClassifier, "training_step", interrupted)
+    with pytest.raises(KeyError, match="power cut"):
+        run(config)
+    assert not (folder_of(config) / "record.json").exists()
+    monkeypatch.undo()
+    record = run(config)
+    assert record["resumed"] == 1
+    assert same(record, undisturbed)
+
+
+def test_a_run_cut_between_training_and_testing_is_tested_without_training_again(undisturbed, tiny, monkeypatch):
+    config = tiny()
+    monkeypatch.setattr(SequenceClassifier, "test_step", lambda *_: (_ for _ in ()).throw(KeyError("power cut")))
+    with pytest.raises(KeyError, match="power cut"):
+        run(config)
+    monkeypatch.undo()
+    monkeypatch.setattr(SequenceClassifier, "training_step", lambda *_: pytest.fail("trained again"))
+    assert same(run(config), undisturbed)
+
+
+def test_a_model_with_dropout_resumes_to_the_same_numbers(tiny, monkeypatch, tmp_path):
+    """Its random numbers do not live in a checkpoint: they are made anew from seed and epoch."""
+    forward = SequenceClassifier.forward
+
+    def with_dropout(self, batch):
+        return torch.nn.functional.dropout(forward(self, batch), 0.5, self.training)
+
+    monkeypatch.setattr(SequenceClassifier, "forward", with_dropout)
+    whole = run(tiny(f"paths.outputs={tmp_path / 'whole'}"))
+    with monkeypatch.context() as context:
+        context.setattr(SequenceClassifier, "on_train_epoch_start", _cut_in_third_epoch)
+        with pytest.raises(KeyError):
+            run(tiny())
+    assert same(run(tiny()), whole)
+
+
+def _cut_in_third_epoch(self):
+    if self.current_epoch == 2:
+        raise KeyError
+
+
+def test_a_complete_run_is_shown_and_not_repeated(tiny, capsys, monkeypatch):
+    first = run(tiny())
+    monkeypatch.setattr(pl.Trainer, "fit", None)
+    assert run(tiny()) == first
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_force_starts_over(tiny):
+    config = tiny()
+    first = run(config)
+    record_file = folder_of(config) / "record.json"
+    record_file.write_text(record_file.read_text().replace('"resumed": 0', '"resumed": 7'))
+    assert run(config)["resumed"] == 7
+    again = run(tiny("force=true"))
+    assert again["resumed"] == 0
+    assert same(again, first)
+
+
+def test_two_processes_never_share_a_run(tiny):
+    config = tiny()
+    folder = folder_of(config)
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(ConfigError, match="another process is at work"):
+        run(config)
+
+
+def test_a_damaged_record_is_named(tiny):
+    config = tiny()
+    folder_of(config).mkdir(parents=True)
+    (folder_of(config) / "record.json").write_text("{")
+    with pytest.raises(ValueError, match=r"is not a record.*Delete it"):
+        run(config)
+
+
+def test_a_damaged_checkpoint_says_what_to_do(tiny):
+    config = tiny()
+    checkpoints = folder_of(config) / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "last.ckpt").write_bytes(b"half a checkpoint")
+    with pytest.raises(ConfigError, match="force=true"):
+        run(config)
+
+
+def test_the_test_split_is_read_only_after_training(tiny, monkeypatch):
+    events = []
+    take = Sequences.__getitems__
+
+    def watched(self, indices):
+        events.append(len(self))
+        return take(self, indices)
+
+    monkeypatch.setattr(Sequences, "__getitems__", watched)
+    config = tiny("dataset.split_seed=0")
+    sizes = {"train": 1257, "test": 270}
+    monkeypatch.setattr(SequenceClassifier, "on_test_epoch_start", lambda self: events.append("test"))
+    run(config)
+    assert events.index("test") > max(i for i, size in enumerate(events) if size == sizes["train"])
+
+
+def test_a_diverging_run_stops_with_advice_and_leaves_no_record(tiny):
+    config = tiny("model.discretization=euler", "model.memory_order=256", "trainer.max_epochs=1")
+    with pytest.raises(Divergence, match=r"Lower optimizer\.lr"):
+        run(config)
+    assert not (folder_of(config) / "record.json").exists()
+    assert not (folder_of(config) / "checkpoints" / "last.ckpt").exists()
+
+
+def test_training_stops_early_where_patience_runs_out(tiny):
+    record = run(tiny("patience=1", "optimizer.lr=0.0"))
+    assert record["epochs"] == 2
+    assert record["metrics"]["best"]["epoch"] == 1
+
+
+def test_a_batch_size_that_processes_cannot_share_is_refused(tiny):
+    with pytest.raises(ConfigError, match="batch_size=0"):
+        run(tiny("dataset.batch_size=0"))
+
+
+def test_checkpoints_hold_weights_and_no_tables(tiny):
+    config = tiny("trainer.max_epochs=1")
+    record = run(config)
+    checkpoint = torch.load(folder_of(config) / "checkpoints" / "last.ckpt", weights_only=False)
+    assert sum(tensor.numel() for tensor in checkpoint["state_dict"].values()) == record["parameters"]
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """The batch is shared out, so two processes take the same steps; sums in another order round differently."""
+    whole_batches = ["+trainer.limit_train_batches=25"]
+    alone = records.read(train(tmp_path / "one", *whole_batches))
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        command(tmp_path / "two", *whole_batches, "trainer=ddp", "trainer.accelerator=cpu"),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "two").glob("*/*/record.json")
+    record = records.read(path)
+    assert record["processes"] == 2
+    assert record["id"] == alone["id"]
+    assert sum(map(sum, record["confusion"])) == 270
+    for epoch, expected in zip(record["history"], alone["history"], strict=True):
+        for metric in ("train/loss", "validation/loss"):
+            assert epoch[metric] == pytest.approx(expected[metric], rel=1e-5)
+
+
+def test_denormals_are_flushed_in_every_thread():
+    program = (
+        "import hippo.training, torch\n"
+        "torch.set_num_threads(2)\n"
+        "x = torch.full((4_000_000,), 1e-40)\n"
+        "print(torch.count_nonzero(x * 1.0).item(), torch.count_nonzero(x).item())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "0"
+
+
+def test_the_library_needs_neither_hydra_nor_lightning_nor_wandb():
+    program = (
+        "import sys\n"
+        "for name in ('hydra', 'pytorch_lightning', 'wandb', 'omegaconf'): sys.modules[name] = None\n"
+        "import hippo.models, hippo.data; from hippo import HiPPO"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_mistakes_end_train_py_with_one_sentence_and_no_folder(tmp_path):
+    done = subprocess.run(
+        command(tmp_path / "outputs", "model.hiden_size=3"), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("did you mean hidden_size?")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_help_shows_what_can_be_chosen():
+    done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for words in ("dataset: digits, pmnist, smnist", "model: gru, legs", "pmnist_legs", "hidden_size", "-m runs"):
+        assert words in done.stdout
+
+
+def test_a_mnist_run_takes_steps(data_root, compose):
+    """The paper's experiment on the real files, cut to three steps."""
+    record = run(
+        compose(
+            "experiment=pmnist_legs",
+            f"paths.data={data_root}",
+            "model.hidden_size=8",
+            "trainer.max_epochs=1",
+            *(f"+trainer.limit_{part}_batches={count}" for part, count in (("train", 3), ("val", 1), ("test", 1))),
+            "logger=none",
+            "trainer=cpu",
+        )
+    )
+    assert record["config"]["trainer"]["limit_train_batches"] == 3
+    assert sum(map(sum, record["confusion"])) == 100

@@ -1,0 +1,142 @@
+"""Weights & Biases, offline, in real run folders."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import wandb
+from wandb.proto import wandb_internal_pb2
+
+from hippo.training import tracking
+from hippo.training.classifier import SequenceClassifier
+from hippo.training.run import run
+
+from .conftest import TINY
+from .test_run import folder_of
+
+
+@pytest.fixture
+def tracked(compose, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/dev/null")
+    return lambda *overrides: compose(*TINY, "logger=wandb", *overrides)
+
+
+def entries(content: bytes) -> Iterator[bytes]:
+    """The entries of a .wandb file: LevelDB's log format, 32 KiB blocks of chunks (checksum, length, type, data)."""
+    position, parts = 7, b""  # after the file's header
+    while position < len(content):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+        parts += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole entry, or the last part of one
+            yield parts
+            parts = b""
+
+
+def read_offline(folder: Path) -> dict:
+    """What the only offline W&B run in a folder holds: configuration, history, summary, exit code."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    found: dict = {"config": {}, "history": [], "summary": {}, "exit_code": None}
+    for data in entries(path.read_bytes()):
+        item = wandb_internal_pb2.Record()
+        item.ParseFromString(data)
+        kind = item.WhichOneof("record_type")
+        if kind == "run":
+            found |= {"id": item.run.run_id, "group": item.run.run_group, "project": item.run.project}
+            found["config"] |= {update.key: json.loads(update.value_json) for update in item.run.config.update}
+        elif kind == "config":
+            found["config"] |= {update.key: json.loads(update.value_json) for update in item.config.update}
+        elif kind == "history":
+            found["history"].append(
+                {entry.key or "/".join(entry.nested_key): json.loads(entry.value_json) for entry in item.history.item}
+            )
+        elif kind == "summary":
+            found["summary"] |= {
+                entry.key or "/".join(entry.nested_key): json.loads(entry.value_json) for entry in item.summary.update
+            }
+        elif kind == "exit":
+            found["exit_code"] = item.exit.exit_code
+    return found
+
+
+def test_an_offline_run_logs_everything_and_says_how_to_upload_it(tracked, capsys):
+    config = tracked()
+    record = run(config)
+    logged = read_offline(folder_of(config))
+    assert "wandb sync " in capsys.readouterr().out
+    assert logged["id"] == f"digits_legs-{record['id']}"
+    assert logged["group"] == "digits_legs"
+    assert logged["project"] == "hippo"
+    assert logged["exit_code"] == 0
+    assert logged["config"]["model"]["hidden_size"] == 8
+    assert logged["config"]["seed"] == 0
+    assert logged["config"]["git"] == record["git"]
+    epochs = [row for row in logged["history"] if "validation/accuracy" in row]
+    assert len(epochs) == 3
+    for name in ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy"):
+        seen = [row[name] for row in logged["history"] if name in row]
+        assert seen == pytest.approx([epoch[name] for epoch in record["history"]])
+    assert len([row for row in logged["history"] if "seconds/epoch" in row]) == 3
+    assert any("curves/path" in row for row in logged["history"])
+    assert any("confusion_table/path" in row for row in logged["history"])
+
+
+def test_a_run_that_fails_is_finished_as_failed(tracked, monkeypatch):
+    def fail(*_):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(SequenceClassifier, "validation_step", fail)
+    config = tracked()
+    with pytest.raises(KeyError, match="a bug"):
+        run(config)
+    assert wandb.run is None
+    assert read_offline(folder_of(config))["exit_code"] == 1
+
+
+def test_ctrl_c_finishes_the_run(tracked, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SequenceClassifier, "validation_step", interrupt)
+    config = tracked()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(config)
+    assert wandb.run is None
+    assert read_offline(folder_of(config))["exit_code"] == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "mode"), [(True, "online"), (False, "offline"), (wandb.errors.AuthenticationError("no"), "offline")]
+)
+def test_the_mode_is_online_where_logging_in_works(monkeypatch, tmp_path, answer, mode):
+    """Logging in is replaced: there is no server to ask."""
+    seen = {}
+
+    class Run:
+        url, dir, id = "somewhere", str(tmp_path / "files"), "x"
+
+    def login(prompt):
+        assert prompt is False
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(tracking.wandb, "login", login)
+    monkeypatch.setattr(tracking.wandb, "init", lambda **kwargs: seen.update(kwargs) or Run())
+    monkeypatch.setattr(tracking, "WandbLogger", lambda **kwargs: kwargs)
+    tracking.wandb_logger(name="n", identity="i", folder=tmp_path, settings={}, resume=True)
+    assert seen["mode"] == mode
+    assert seen["resume"] == ("allow" if mode == "online" else None)
+    assert seen["id"] == "n-i"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    tracking.wandb_logger(name="n", identity="i", folder=tmp_path, settings={}, resume=False)
+    assert seen["mode"] == "disabled"
