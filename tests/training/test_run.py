@@ -1,5 +1,6 @@
 """Runs: reproducible, resumable, recorded once, and tested at the end only."""
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from hippo.data import Sequences
 from hippo.training import records
 from hippo.training.classifier import Divergence, SequenceClassifier
 from hippo.training.config import ConfigError, check
+from hippo.training.errors import explain
 from hippo.training.run import run
 
 from .conftest import TINY
@@ -196,6 +198,29 @@ def test_a_damaged_checkpoint_says_what_to_do(tiny):
     (checkpoints / "last.ckpt").write_bytes(b"half a checkpoint")
     with pytest.raises(ConfigError, match="force=true"):
         run(config)
+
+
+def test_a_full_disk_while_saving_leaves_the_checkpoint_before(undisturbed, tiny, monkeypatch):
+    config = tiny()
+    fsync, calls = os.fsync, []
+
+    def full(descriptor):
+        """The second epoch's checkpoints do not fit; the first file that is synced is the configuration."""
+        calls.append(descriptor)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(records.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        run(config)
+    assert "type the same command again" in explain(error.value)
+    monkeypatch.undo()
+    files = {path.name for path in (folder_of(config) / "checkpoints").iterdir()}
+    assert files == {"best.ckpt", "last.ckpt"}
+    record = run(config)
+    assert record["resumed"] == 1
+    assert same(record, undisturbed)
 
 
 def test_the_test_split_is_read_only_after_training(tiny, monkeypatch):

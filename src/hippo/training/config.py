@@ -50,6 +50,7 @@ class Settings:
 _TRAINER = {
     "logger",
     "callbacks",
+    "plugins",
     "default_root_dir",
     "num_sanity_val_steps",
     "enable_model_summary",

@@ -44,12 +44,13 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:4], "big")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that, whatever happens meanwhile, its path holds all of the text or what it held before."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that, whatever happens meanwhile, its path holds all of the content or what it held before."""
+    content = content.encode() if isinstance(content, str) else content
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

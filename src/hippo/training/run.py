@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
-from hippo.training import records, tracking
+from hippo.training import checkpoints, records, tracking
 from hippo.training.callbacks import EpochSeed, History
 from hippo.training.classifier import SequenceClassifier, SequenceData
 from hippo.training.config import ConfigError, check
@@ -89,7 +89,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     say(f"data     {sizes} sequences (train / validation / test) of {example.shape[1]} steps × {example.shape[2]}")
     say(f"model    {type(model).__name__}, hidden size {model.hidden_size}, {parameters:,} parameters")
     if resume:
-        _load(resume)
+        checkpoints.load(resume)
         say(f"resuming from {resume}")
 
     provenance = records.provenance()
@@ -168,6 +168,7 @@ def _trainer(values: dict[str, Any], folder: Path, history: History, tracker: An
     return instantiate(values["trainer"] | {"enable_progress_bar": bar}, _partial_=True)(
         callbacks=callbacks,
         logger=tracker or False,
+        plugins=[checkpoints.AtomicCheckpointIO()],
         default_root_dir=folder,
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -191,20 +192,12 @@ def _evaluate(
         if readings and epoch is best:
             test = readings["best"]["test"]
         else:
-            module.load_state_dict(_load(folder / "checkpoints" / f"{reading}.ckpt")["state_dict"])
+            module.load_state_dict(checkpoints.load(folder / "checkpoints" / f"{reading}.ckpt")["state_dict"])
             result = trainer.test(module, datamodule=data, verbose=False)[0]
             test = {name: result[f"test/{name}"] for name in ("loss", "accuracy")}
             confusion = confusion or module.confusion.compute().tolist()
         readings[reading] = {"epoch": epoch["epoch"], "validation": validation, "test": test}
     return readings, confusion
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, or raise ConfigError if it is damaged."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise ConfigError(f"{path} is damaged ({error}); start this run over with force=true") from error
 
 
 def _quieten() -> None:
