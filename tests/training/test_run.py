@@ -183,6 +183,27 @@ def test_two_processes_never_share_a_run(tiny):
         run(config)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_told_to_stop_says_how_to_go_on(tmp_path, number, code):
+    """With more epochs than there is time for, the signal always comes in the middle."""
+    process = subprocess.Popen(
+        command(tmp_path, "trainer.max_epochs=10000"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("epoch 2/"):
+            process.send_signal(number)
+    assert process.wait() == code
+    assert "the same command goes on from the last complete epoch" in said
+    assert list(tmp_path.glob("*/*/checkpoints/last.ckpt"))
+
+
 def test_a_damaged_record_is_named(tiny):
     config = tiny()
     folder_of(config).mkdir(parents=True)

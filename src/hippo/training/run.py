@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hippo.training import checkpoints, records, tracking
 from hippo.training.callbacks import EpochSeed, History
@@ -140,6 +141,9 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
             tracking.log_results(tracker, record, folder / "curves.png")
         records.write(folder / "record.json", record)
         failed = False
+    except (KeyboardInterrupt, SystemExit) as stop:
+        say("interrupted; the same command goes on from the last complete epoch")
+        raise SystemExit(143 if isinstance(stop, SIGTERMException) else 130) from None
     finally:
         tracking.finish(tracker, failed)
     say(f"{summary(record)}\nrecord: {folder / 'record.json'}")

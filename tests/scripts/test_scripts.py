@@ -1,0 +1,33 @@
+"""Each script does its one thing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(name: str, *arguments: object) -> str:
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))
+def test_every_script_says_what_it_does(name):
+    assert "--help" in script(name, "--help")
+
+
+def test_reconstruct_draws_a_picture(tmp_path):
+    script("reconstruct", "--order", 8, "--length", 200, "--out", tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_benchmark_measures_every_part(tmp_path):
+    script("benchmark", "--batch", 2, "--length", 5, "--hidden", 4, "--rounds", 1, "--out", tmp_path / "benchmark.json")
+    result = json.loads((tmp_path / "benchmark.json").read_text())
+    assert set(result["parts"]) == {"HiPPO-LegS", "nn.GRU", "matrix products alone"}
+    assert result["parts"]["matrix products alone"]["ratio_to_products"] == 1
+    assert all(part["seconds"]["backward"] > 0 for part in result["parts"].values())
