@@ -156,8 +156,8 @@ class HiPPO(nn.Module):
             first = self._origin if since is None else since + 1
             times = torch.arange(length, dtype=torch.float64, device=like.device)
             times = times.unsqueeze(-1) + first if isinstance(first, Tensor) else times + first
-        start = torch.as_tensor(0.0 if since is None else since, dtype=torch.float64, device=like.device)
-        previous = torch.cat([start.expand(times[:1].shape), times[:-1]])
+        start = since if isinstance(since, Tensor) else torch.full_like(times[:1], since or 0.0)
+        previous = torch.cat([start.to(times).expand_as(times[:1]), times[:-1]])
         if timestamps is not None:
             _check_timestamps(times, previous)
         gaps = times - previous

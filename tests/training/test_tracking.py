@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,8 +43,8 @@ def entries(content: bytes) -> Iterator[bytes]:
 
 
 def read_offline(folder: Path) -> dict:
-    """What the only offline W&B run in a folder holds: configuration, history, summary, exit code."""
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    """What the latest offline W&B run in a folder holds: configuration, history, summary, exit code."""
+    path = max(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
     found: dict = {"config": {}, "history": [], "summary": {}, "exit_code": None}
     for data in entries(path.read_bytes()):
         item = wandb_internal_pb2.Record()
@@ -87,6 +88,30 @@ def test_an_offline_run_logs_everything_and_says_how_to_upload_it(tracked, capsy
     assert len([row for row in logged["history"] if "seconds/epoch" in row]) == 3
     assert any("curves/path" in row for row in logged["history"])
     assert any("confusion_table/path" in row for row in logged["history"])
+
+
+def test_the_latest_folder_of_a_resumed_offline_run_holds_all_of_it(tracked, monkeypatch):
+    step = SequenceClassifier.training_step
+
+    def cut(self, batch, batch_idx):
+        if self.current_epoch == 2:
+            raise KeyError("power cut")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SequenceClassifier, "training_step", cut)
+    config = tracked()
+    with pytest.raises(KeyError, match="power cut"):
+        run(config)
+    monkeypatch.setattr(SequenceClassifier, "training_step", step)
+    time.sleep(1.1)  # W&B names folders by the second
+    record = run(config)
+    logged = read_offline(folder_of(config))
+    assert len(list(folder_of(config).glob("wandb/offline-run-*"))) == 2
+    assert logged["id"] == f"digits_legs-{record['id']}"
+    for name in ("train/loss", "validation/accuracy"):
+        rows = [row for row in logged["history"] if name in row]
+        assert [row[name] for row in rows] == pytest.approx([epoch[name] for epoch in record["history"]])
+        assert [row["trainer/global_step"] for row in rows] == [25, 51, 77]
 
 
 def test_a_run_that_fails_is_finished_as_failed(tracked, monkeypatch):

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import WandbLogger
 
-from hippo.training.processes import say
+from hippo.training.processes import is_first, say
 from hippo.training.records import derive_seed
 
 _SILENCE = 30.0  # seconds without a word that are long enough, where no progress bar can be drawn
@@ -42,6 +43,14 @@ class History(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epochs = state_dict["epochs"]
         self.resumed = state_dict["resumed"] + 1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the epochs before a resumption again where tracking is offline: W&B cannot append to an offline run, so
+        each of its folders is to hold all of the run up to then."""
+        if isinstance(trainer.logger, WandbLogger) and is_first() and trainer.logger.experiment.offline:
+            for epoch in self.epochs:
+                metrics = {"seconds/epoch": epoch["seconds"]} | {k: v for k, v in epoch.items() if "/" in k}
+                trainer.logger.log_metrics(metrics, step=int(epoch["epoch"] * trainer.num_training_batches) - 1)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.perf_counter()
