@@ -44,8 +44,9 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     values = check(config)
     name, identity = values["name"], records.identity(values)
     folder = Path(values["paths"]["outputs"]) / name / identity
+    complete = (folder / "record.json").exists() and not values["force"]
     if not is_first():
-        return _run(values, folder)
+        return None if complete else _run(values, folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
@@ -137,9 +138,9 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
             "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         } | provenance
         draw_curves(record, folder / "curves.png")
+        records.write(folder / "record.json", record)
         if tracker:
             tracking.log_results(tracker, record, folder / "curves.png")
-        records.write(folder / "record.json", record)
         failed = False
     except (KeyboardInterrupt, SystemExit) as stop:
         say("interrupted; the same command goes on from the last complete epoch")
