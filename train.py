@@ -2,32 +2,41 @@
 
 import os
 import sys
+from typing import NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `main`, which explains those it can
+os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, where those that can be mended are explained
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def train(config: DictConfig) -> float | None:
     from hippo.training.run import run
 
-    record = run(config)
+    try:
+        record = run(config)
+    except Exception as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # Hydra goes on with the other jobs
+        stop(error)
     return None if record is None else record["metrics"]["best"]["validation"]["accuracy"]
 
 
-def main() -> None:
-    try:
-        train()
-    except Exception as error:
-        from hippo.training.errors import explain
+def stop(error: Exception) -> NoReturn:
+    """Exit with one sentence if there is one for the error, else raise it."""
+    from hippo.training.errors import explain
 
-        explanation = explain(error)
-        if explanation is None:
-            raise
-        sys.exit(f"error: {explanation}")
+    explanation = explain(error)
+    if explanation is None:
+        raise error
+    sys.exit(f"error: {explanation}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        train()
+    except Exception as error:
+        stop(error)

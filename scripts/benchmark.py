@@ -56,6 +56,8 @@ def products(batch: int, length: int, hidden: int) -> dict[str, float]:
         marks = [time.perf_counter()]
         for _ in range(length):
             read @ weight.mT
+        if device == "cuda":
+            torch.cuda.synchronize()
         marks.append(time.perf_counter())
         for _ in range(length):
             grad @ weight
@@ -100,11 +102,12 @@ def main() -> None:
     print(f"{'':22}{'forward':>10}{'backward':>10}{'optimizer':>10}{'/ products':>12}{'peak GB':>9}")
     for part, measured in runs.items():
         seconds = {k: statistics.median(run[k] for run in measured) for k in ("forward", "backward", "optimizer")}
-        memory = {k: max(run["peak_memory"][k] for run in measured) for k in measured[0]["peak_memory"]}
+        device = "gpu" if "gpu" in measured[0]["peak_memory"] else "host"
+        memory = max(run["peak_memory"][device] for run in measured)
         ratio = (seconds["forward"] + seconds["backward"]) / floor
         result["parts"][part] = {"seconds": seconds, "ratio_to_products": ratio, "peak_memory": memory}
         row = "".join(f"{value:10.3f}" for value in seconds.values())
-        print(f"{part:22}{row}{ratio:12.2f}{max(memory.values()) / 1e9:9.2f}")
+        print(f"{part:22}{row}{ratio:12.2f}{memory / 1e9:9.2f}")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         records.write(args.out, result)

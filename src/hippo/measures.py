@@ -65,7 +65,7 @@ class LegT(Measure):
         length: The window θ > 0, in the unit of the timestamps (in samples where there are none).
     """
 
-    length: float = 1.0
+    length: float
 
     def __post_init__(self) -> None:
         if not 0 < self.length < math.inf:
@@ -86,11 +86,10 @@ class LegT(Measure):
 
 
 def by_name(name: str) -> Measure:
-    """Return the measure of that name with its default parameters. Raises ValueError for an unknown name."""
-    measures = {"legs": LegS, "legt": LegT}
-    if name not in measures:
-        raise ValueError(f"unknown measure {name!r}; choose from {', '.join(measures)}")
-    return measures[name]()
+    """Return a measure that has no parameters by its name. Raises ValueError for any other name."""
+    if name == "legs":
+        return LegS()
+    raise ValueError(f"unknown measure {name!r}; legs goes by its name, others are given as objects: LegT(length=200)")
 
 
 def legendre(order: int, x: Tensor) -> Tensor:

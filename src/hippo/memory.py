@@ -32,7 +32,7 @@ class HiPPO(nn.Module):
     """High-order polynomial projection of a signal's past, kept up to date online (arXiv 2008.07669).
 
     The memory holds no weights and no tables, and knows no maximum length. A step of LegS costs O(N), or O(N²) under
-    "zoh"; one of a sliding measure costs O(N²).
+    "zoh", whose transitions gradients have to keep, L·N² numbers; one of a sliding measure costs O(N²).
 
     **Time.** Sample k stands for the interval (t_{k-1}, t_k]; the first one stands for everything up to t_0. Without
     timestamps t_k = 1, 2, …, except for LegS under a generalized bilinear transform, where t_k = 0, 1, … makes the
@@ -41,7 +41,7 @@ class HiPPO(nn.Module):
     LegS depends on ratios of times only, hence multiplying all timestamps by a constant changes nothing.
 
     Args:
-        measure: "legs", "legt", or a `Measure` with its parameters.
+        measure: "legs", or a `Measure` with its parameters: LegT(length=200).
         order: Number of coefficients N ≥ 1.
         discretization: "bilinear", "euler", "backward_euler", "zoh" (exact for piecewise-constant input, but dense),
             or a number α ∈ [0, 1] for the generalized bilinear transform.

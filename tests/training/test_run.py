@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from filelock import FileLock
 
-from hippo.data import Sequences
+from hippo.data import Digits, Sequences
 from hippo.training import records
 from hippo.training.classifier import Divergence, SequenceClassifier
 from hippo.training.config import ConfigError, check
@@ -128,7 +129,7 @@ def test_resuming_after_any_epoch_changes_nothing(undisturbed, tiny, monkeypatch
 
 def test_a_run_cut_between_training_and_testing_is_tested_without_training_again(undisturbed, tiny, monkeypatch):
     config = tiny()
-    monkeypatch.setattr(SequenceClassifier, "test_step", lambda *_: (_ for _ in ()).throw(KeyError("power cut")))
+    monkeypatch.setattr(SequenceClassifier, "test_step", _power_cut)
     with pytest.raises(KeyError, match="power cut"):
         run(config)
     monkeypatch.undo()
@@ -155,6 +156,10 @@ def test_a_model_with_dropout_resumes_to_the_same_numbers(tiny, monkeypatch, tmp
 def _cut_in_third_epoch(self):
     if self.current_epoch == 2:
         raise KeyError
+
+
+def _power_cut(*_):
+    raise KeyError("power cut")
 
 
 def test_a_complete_run_is_shown_and_not_repeated(tiny, capsys, monkeypatch):
@@ -244,20 +249,96 @@ def test_a_full_disk_while_saving_leaves_the_checkpoint_before(undisturbed, tiny
     assert same(record, undisturbed)
 
 
-def test_the_test_split_is_read_only_after_training(tiny, monkeypatch):
-    events = []
+@pytest.fixture
+def wrecked(monkeypatch):
+    """Weights thrown away in the last epoch, so that the best epoch is an earlier one, and well apart."""
+    step = SequenceClassifier.training_step
+
+    def wrecking(self, batch, batch_idx):
+        if self.current_epoch == 2 and batch_idx == 25:
+            for parameter in self.parameters():
+                parameter.data.fill_(1.0)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SequenceClassifier, "training_step", wrecking)
+    return ("model.hidden_size=32", "optimizer.lr=0.02")
+
+
+def test_each_reading_is_that_of_its_own_weights(tiny, wrecked):
+    record = run(tiny(*wrecked))
+    best, last = (record["metrics"][reading] for reading in ("best", "last"))
+    assert best["epoch"] < last["epoch"] == 3
+    assert best["test"]["accuracy"] > 0.3 > 0.2 > last["test"]["accuracy"]
+    assert torch.tensor(record["confusion"]).diagonal().sum() / 270 == pytest.approx(best["test"]["accuracy"], abs=1e-6)
+
+
+def test_a_folder_may_move_between_interruption_and_resumption(tiny, wrecked, tmp_path, monkeypatch):
+    whole = run(tiny(*wrecked, f"paths.outputs={tmp_path / 'whole'}"))
+    with monkeypatch.context() as context:
+        context.setattr(SequenceClassifier, "on_train_epoch_start", _cut_in_third_epoch)
+        with pytest.raises(KeyError):
+            run(tiny(*wrecked, f"paths.outputs={tmp_path / 'before'}"))
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert same(run(tiny(*wrecked, f"paths.outputs={tmp_path / 'after'}")), whole)
+
+
+def test_a_checkpoint_of_another_epoch_than_the_history_names_is_refused(tiny, wrecked, monkeypatch):
+    config = tiny(*wrecked)
+    monkeypatch.setattr(SequenceClassifier, "test_step", _power_cut)
+    with pytest.raises(KeyError):
+        run(config)
+    monkeypatch.undo()
+    checkpoints = folder_of(config) / "checkpoints"
+    shutil.copy(checkpoints / "last.ckpt", checkpoints / "best.ckpt")
+    with pytest.raises(ConfigError, match=r"best\.ckpt holds epoch 3"):
+        run(config)
+
+
+def test_an_early_stopped_run_stays_stopped_when_cut_before_its_end(tiny, monkeypatch):
+    overrides = ("patience=1", "optimizer.lr=0.0")
+    config = tiny(*overrides)
+    monkeypatch.setattr(SequenceClassifier, "test_step", _power_cut)
+    with pytest.raises(KeyError, match="power cut"):
+        run(config)
+    monkeypatch.undo()
+    assert run(config)["epochs"] == 2
+
+
+def test_a_record_names_every_process_that_worked_on_the_run(tiny, monkeypatch):
+    config = tiny()
+    provenance = records.provenance()
+    dirty = provenance | {"git": {"commit": "f" * 40, "dirty": True}}
+    with monkeypatch.context() as context:
+        context.setattr(records, "provenance", lambda: dirty)
+        context.setattr(SequenceClassifier, "on_train_epoch_start", _cut_in_third_epoch)
+        with pytest.raises(KeyError):
+            run(config)
+    monkeypatch.setattr(records, "provenance", lambda: provenance)
+    record = run(config)
+    assert record["git"] == provenance["git"]
+    assert [session["git"] for session in record["earlier"]] == [dirty["git"]]
+
+
+def test_the_test_split_is_read_only_after_training(tiny, monkeypatch, wrecked):
+    """And validation is the validation split: which data are read is told by their identity, not by their size."""
+    reads = []
     take = Sequences.__getitems__
 
     def watched(self, indices):
-        events.append(len(self))
+        reads.append(id(self))
         return take(self, indices)
 
+    loaded = []
+    load = Digits.load
+    monkeypatch.setattr(Digits, "load", lambda self, root: loaded.append(load(self, root)) or loaded[-1])
     monkeypatch.setattr(Sequences, "__getitems__", watched)
-    config = tiny("dataset.split_seed=0")
-    sizes = {"train": 1257, "test": 270}
-    monkeypatch.setattr(SequenceClassifier, "on_test_epoch_start", lambda self: events.append("test"))
-    run(config)
-    assert events.index("test") > max(i for i, size in enumerate(events) if size == sizes["train"])
+    run(tiny(*wrecked))
+    (splits,) = loaded
+    batches = {"train": 26, "validation": 6, "test": 6}
+    names = {id(getattr(splits, name)): name for name in batches}
+    order = [names[read] for read in reads]
+    epoch = ["train"] * batches["train"] + ["validation"] * batches["validation"]
+    assert order == epoch * 3 + ["test"] * batches["test"] * 2  # the best weights, and the last
 
 
 def test_a_diverging_run_stops_with_advice_and_leaves_no_record(tiny):
@@ -335,8 +416,7 @@ def test_mistakes_end_train_py_with_one_sentence_and_no_folder(tmp_path):
         command(tmp_path / "outputs", "model.hiden_size=3"), cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("did you mean hidden_size?")
-    assert "Traceback" not in done.stderr
+    assert done.stderr == "error: model.hiden_size: there is no such key; did you mean hidden_size?\n"
     assert not (tmp_path / "outputs").exists()
 
 

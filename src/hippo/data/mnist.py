@@ -1,5 +1,6 @@
 """MNIST pixel by pixel: sequential MNIST, and permuted MNIST."""
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -67,9 +68,14 @@ def fetch(root: Path) -> None:
     if any(not (folder / name).is_file() for name in MD5):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / "MNIST" / ".lock"):
+            with FileLock(folder.parent / ".lock"):
                 torchvision.datasets.MNIST(root, download=True)
         except (OSError, RuntimeError) as error:
+            with contextlib.suppress(OSError):
+                (folder.parent / ".lock").unlink()
+            for empty in (folder, folder.parent, root):
+                with contextlib.suppress(OSError):  # it holds something
+                    empty.rmdir()
             missing = [name for name in MD5 if not (folder / name).is_file()]
             raise DataError(
                 f"MNIST is not complete, and could not be downloaded ({error}).\n"

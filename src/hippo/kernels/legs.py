@@ -13,6 +13,7 @@ A constant input f is remembered as f e_0, a fixed point of every step, so the i
 form, which applies as a few batched products: the path that models use.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -163,13 +164,20 @@ def legs_dilation(order: int, step: Tensor, dtype: torch.dtype | None = None) ->
     Ā_nm = r ∫_0^1 g_n(r y) g_m(y) dy, which Gauss–Legendre quadrature with N nodes gives without error. It equals
     e^{A log(1/r)}, and is defined at r = 0 too, where everything older is forgotten.
     """
-    nodes, weights = (torch.from_numpy(v).to(step) for v in np.polynomial.legendre.leggauss(order))
-    y, w = (nodes + 1) / 2, weights / 2
+    y, w, values = (v.to(step) for v in _quadrature(order))
     r = (1 - step).unsqueeze(-1)
     dilated = LegS().basis(order, r * y, 1.0)
-    A = torch.einsum("...qn,q,qm->...nm", dilated, w, LegS().basis(order, y, 1.0)) * r.unsqueeze(-1)
+    A = torch.einsum("...qn,q,qm->...nm", dilated, w, values) * r.unsqueeze(-1)
     e_0 = torch.zeros_like(A[..., 0])
     e_0[..., 0] = 1
     # Where no time passes, nothing changes: not even by the quadrature's rounding.
     A = torch.where((step == 0)[..., None, None], torch.eye(order).to(A), A)
     return Transition(A.to(dtype or step.dtype), (e_0 - A[..., 0]).to(dtype or step.dtype))
+
+
+@functools.lru_cache(maxsize=8)
+def _quadrature(order: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gauss–Legendre nodes (N,) and weights (N,) on [0, 1], and the LegS basis at the nodes (N, N)."""
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(order))
+    y = (nodes + 1) / 2
+    return y, weights / 2, LegS().basis(order, y, 1.0)

@@ -23,7 +23,7 @@ class HiPPORNN(SequenceModel):
         input_size: Channels C.
         hidden_size: Features D.
         memory_order: Coefficients N; the hidden size where None.
-        measure: What the memory remembers: a name or a `Measure`.
+        measure: What the memory remembers: "legs" or a `Measure`.
         discretization: See `hippo.HiPPO`.
     """
 

@@ -29,19 +29,25 @@ class History(pl.Callback):
 
     Attributes:
         epochs: One dictionary an epoch: `epoch` (from 1), `seconds`, and each metric by its name.
+        sessions: What each process that worked on the run was, in order; the last is this one.
         resumed: How often the run was taken up again from a checkpoint.
+
+    Args:
+        session: Start and provenance of this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, session: dict[str, Any]) -> None:
+        self.sessions = [session]
         self.epochs: list[dict[str, float]] = []
         self.resumed = 0
         self._start = self._spoke = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": self.epochs, "resumed": self.resumed}
+        return {"epochs": self.epochs, "sessions": self.sessions, "resumed": self.resumed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epochs = state_dict["epochs"]
+        self.sessions = [*state_dict["sessions"], *self.sessions]
         self.resumed = state_dict["resumed"] + 1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -38,6 +38,7 @@ class SequenceClassifier(pl.LightningModule):
         super().__init__()
         self.model = model
         self.head = nn.Linear(model.hidden_size, classes)
+        optimizer(self.parameters())  # what is wrong with its settings is said before any work
         self.make_optimizer = optimizer
         # No metric looks at its input's values on the host: on a GPU that would stall every step.
         self.metrics = nn.ModuleDict()

@@ -77,6 +77,13 @@ def check(config: DictConfig) -> dict[str, Any]:
         _check_node(value, key, _SUPPLIED.get(key, set()))
     if not 0 <= values["seed"] < 2**32:
         raise ConfigError(f"seed must lie between 0 and 2**32 - 1, not {values['seed']}")
+    epochs = values["trainer"].get("max_epochs")
+    if epochs is None or epochs < 1:
+        raise ConfigError(f"trainer.max_epochs must be at least 1, not {epochs}")
+    if values["trainer"].get("check_val_every_n_epoch", 1) != 1 or values["trainer"].get("limit_val_batches") == 0:
+        raise ConfigError("validation has to take place in every epoch: it chooses the weights that are tested")
+    if not values["paths"]["data"] or not values["paths"]["outputs"]:
+        raise ConfigError("paths.data and paths.outputs must name folders; use . for the current one")
     for key in ("patience", "threads"):
         if values[key] is not None and values[key] < 1:
             raise ConfigError(f"{key} must be null or at least 1, not {values[key]}")

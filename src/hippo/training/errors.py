@@ -2,13 +2,30 @@
 
 import errno
 
-from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
+import wandb
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from hippo.data import DataError
 from hippo.training.classifier import Divergence
 from hippo.training.config import ConfigError, did_you_mean
+from hippo.training.records import RecordError
+
+_PLAIN = (
+    ConfigError,
+    ConfigCompositionException,
+    DataError,
+    Divergence,
+    MisconfigurationException,
+    RecordError,
+)
 
 
 def explain(error: Exception) -> str | None:
@@ -30,6 +47,12 @@ def explain(error: Exception) -> str | None:
         return (
             f"the disk is full ({error.filename or 'while writing'}). Free some space and type the same command again"
         )
-    if isinstance(error, ConfigError | ConfigCompositionException | DataError | Divergence):
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OverrideParseException):
+        return f"{' '.join(str(error).split())}. Quote what has spaces, brackets or ~ in it: 'key=\"value\"'"
+    if isinstance(error, wandb.errors.Error):
+        return f"W&B: {error}. Run offline with logger.mode=offline, or without W&B with logger=none"
+    if isinstance(error, _PLAIN):
         return str(error)
     return None

@@ -16,9 +16,13 @@ from typing import Any
 import torch
 
 SCHEMA = 1
-_NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force"}
+NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force"}
 _HARDWARE = {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar"}
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "numpy", "scikit-learn")
+
+
+class RecordError(ValueError):
+    """A file is not the record it should be."""
 
 
 def identity(config: dict[str, Any]) -> str:
@@ -28,14 +32,14 @@ def identity(config: dict[str, Any]) -> str:
 
 def scientific(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved configuration that decides the result, the seed apart."""
-    kept = {key: value for key, value in config.items() if key not in _NOT_IDENTITY}
+    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in _HARDWARE}
     return kept
 
 
 def config_hash(config: dict[str, Any]) -> str:
     """Return eight hexadecimal digits that name the scientific part of a configuration."""
-    canonical = json.dumps(scientific(config), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_canonical(scientific(config)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
@@ -70,14 +74,14 @@ def read(path: Path) -> dict[str, Any]:
     """Read a record.
 
     Raises:
-        ValueError: If the file is not a record of this schema; the message names it.
+        RecordError: If the file is not a record of this schema; the message names it.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not a record: {error}. Delete it to run again.") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is not a record of schema {SCHEMA}. Delete it to run again.")
+        raise RecordError(f"{path} is not a record: {error}. Delete it to run again.") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or "metrics" not in record:
+        raise RecordError(f"{path} is not a record of schema {SCHEMA}. Delete it to run again.")
     return record
 
 
@@ -93,7 +97,9 @@ def provenance() -> dict[str, Any]:
         except (OSError, subprocess.SubprocessError):
             return None
 
-    status = git("status", "--porcelain", "--untracked-files=no")
+    root = git("rev-parse", "--show-toplevel")
+    code = [f"{root}/{path}" for path in ("src", "configs", "train.py", "requirements.lock")]
+    status = git("status", "--porcelain", "--untracked-files=all", "--", *code)
     return {
         "git": {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)},
         "versions": {"python": platform.python_version()}
@@ -117,6 +123,15 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available():
         peak["gpu"] = torch.cuda.max_memory_allocated()
     return peak
+
+
+def _canonical(value: Any) -> Any:
+    """1.0 and 1 are one setting."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _finite(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import datetime
 import logging
 import re
+import shlex
 import shutil
 import sys
 import warnings
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hippo.training import checkpoints, records, tracking
@@ -43,18 +44,14 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     """
     values = check(config)
     name, identity = values["name"], records.identity(values)
-    folder = Path(values["paths"]["outputs"]) / name / identity
+    folder = Path(values["paths"]["outputs"]).expanduser() / name / identity
     complete = (folder / "record.json").exists() and not values["force"]
     if not is_first():
         return None if complete else _run(values, folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            if values["force"]:
-                for path in folder.iterdir():
-                    if path.name != ".lock":
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if (folder / "record.json").exists():
+            if complete:
                 record = records.read(folder / "record.json")
                 say(f"{name} {identity} is complete; force=true runs it again.\n{summary(record)}")
                 return record
@@ -77,7 +74,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     seed = values["seed"]
     if values["threads"]:
         torch.set_num_threads(values["threads"])
-    data = SequenceData(instantiate(values["dataset"]), Path(values["paths"]["data"]), seed)
+    data = SequenceData(instantiate(values["dataset"]), Path(values["paths"]["data"]).expanduser(), seed)
     example, classes = data.splits.train.everything.x, data.splits.classes
     pl.seed_everything(seed, verbose=False)
     model = instantiate(values["model"], input_size=example.shape[2])
@@ -90,6 +87,10 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     say(f"run      {values['name']} {folder.name}, in {folder}")
     say(f"data     {sizes} sequences (train / validation / test) of {example.shape[1]} steps × {example.shape[2]}")
     say(f"model    {type(model).__name__}, hidden size {model.hidden_size}, {parameters:,} parameters")
+    if values["force"] and is_first():
+        for path in folder.iterdir():
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     if resume:
         checkpoints.load(resume)
         say(f"resuming from {resume}")
@@ -97,7 +98,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     provenance = records.provenance()
     tracker = None
     failed = True
-    started = datetime.datetime.now(datetime.timezone.utc)
+    started = _now()
     try:
         if values["logger"]:
             tracker = instantiate(values["logger"], _partial_=True)(
@@ -110,7 +111,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         if is_first():
             text = OmegaConf.to_yaml(OmegaConf.create(values))
             records.write_atomically(folder / "config.yaml", text)
-        history = History()
+        history = History({"started": started} | provenance)
         trainer = _trainer(values, folder, history, tracker)
         trainer.fit(module, datamodule=data, ckpt_path=resume)
         readings, confusion = _evaluate(trainer, module, data, history, folder)
@@ -134,16 +135,18 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
             "peak_memory": records.peak_memory(),
             "processes": trainer.world_size,
             "resumed": history.resumed,
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "earlier": history.sessions[:-1],
+            "started": started,
+            "finished": _now(),
         } | provenance
         draw_curves(record, folder / "curves.png")
         records.write(folder / "record.json", record)
+        failed = False
         if tracker:
             tracking.log_results(tracker, record, folder / "curves.png")
-        failed = False
     except (KeyboardInterrupt, SystemExit) as stop:
-        say("interrupted; the same command goes on from the last complete epoch")
+        if failed:
+            say("interrupted; the same command goes on from the last complete epoch")
         raise SystemExit(143 if isinstance(stop, SIGTERMException) else 130) from None
     finally:
         tracking.finish(tracker, failed)
@@ -160,14 +163,14 @@ def _trainer(values: dict[str, Any], folder: Path, history: History, tracker: An
     }
     callbacks: list[pl.Callback] = [EpochSeed(values["seed"]), history]
     if values["patience"]:
-        callbacks.append(EarlyStopping(**monitor, patience=values["patience"], check_on_train_epoch_end=True))
+        callbacks.append(checkpoints.StopEarly(**monitor, patience=values["patience"], check_on_train_epoch_end=True))
     bar = values["trainer"].get("enable_progress_bar", True) and sys.stderr.isatty()
     if bar:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     # The last checkpoint comes after the best, so that a run cut between them repeats the epoch.
     callbacks += [
-        ModelCheckpoint(filename="best", **monitor, **always),
-        ModelCheckpoint(filename="last", **always),
+        checkpoints.Keep(filename="best", **monitor, **always),
+        checkpoints.Keep(filename="last", **always),
     ]
     _quieten()
     return instantiate(values["trainer"] | {"enable_progress_bar": bar}, _partial_=True)(
@@ -197,7 +200,14 @@ def _evaluate(
         if readings and epoch is best:
             test = readings["best"]["test"]
         else:
-            module.load_state_dict(checkpoints.load(folder / "checkpoints" / f"{reading}.ckpt")["state_dict"])
+            path = folder / "checkpoints" / f"{reading}.ckpt"
+            checkpoint = checkpoints.load(path)
+            if checkpoint["epoch"] + 1 != epoch["epoch"]:
+                raise ConfigError(
+                    f"{path} holds epoch {checkpoint['epoch'] + 1} and not {epoch['epoch']}, which the run's history "
+                    "names; start this run over with force=true"
+                )
+            module.load_state_dict(checkpoint["state_dict"])
             result = trainer.test(module, datamodule=data, verbose=False)[0]
             test = {name: result[f"test/{name}"] for name in ("loss", "accuracy")}
             confusion = confusion or module.confusion.compute().tolist()
@@ -217,10 +227,14 @@ def _quieten() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
 def _command() -> str | None:
     """Return the command line that gives this run, but for what depends on the machine."""
     if not HydraConfig.initialized():
         return None
-    private = ("paths.", "threads=", "force=", "logger", "hydra")
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+~").startswith(private)]
-    return " ".join(["python train.py", *overrides])
+    elsewhere = tuple(f"{key}{end}" for key in records.NOT_IDENTITY - {"seed", "name"} for end in (".", "="))
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+~").startswith(elsewhere)]
+    return shlex.join(["python", "train.py", *overrides])

@@ -55,8 +55,8 @@ def wandb_logger(
     )
     if chosen == "online":
         say(f"W&B: {run.url}")
-    else:
-        say(f"W&B: {chosen}; to upload this run later: wandb sync {os.path.relpath(Path(run.dir).parent)}")
+    elif chosen == "offline":
+        say(f"W&B: offline; to upload this run later: wandb sync {os.path.relpath(Path(run.dir).parent)}")
     return WandbLogger(experiment=run)
 
 
