@@ -12,61 +12,83 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 
 
+def what(record: dict[str, Any]) -> list[str]:
+    """Return the cells that say what was trained on what, from the configuration and not from the run's name."""
+    dataset, model = record["config"]["dataset"], record["config"]["model"]
+    permutation = {"bit_reversal": "bit reversal", "random": f"random, seed {dataset.get('permutation_seed')}"}
+    return [
+        f"{dataset['_target_'].rpartition('.')[2]}, permutation: {permutation.get(dataset['permutation'], 'none')}",
+        f"{model['_target_'].rpartition('.')[2]} {model.get('measure', '')}".strip(),
+        f"{model['hidden_size']}",
+        f"{record['epochs']}",
+        f"{record['seed']}",
+        f"{record['parameters']:,}",
+    ]
+
+
+def hardware(machine: dict[str, Any]) -> str:
+    """Return the GPUs, or the processor and the threads used of it."""
+    return ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['threads']} thread(s)"
+
+
+WHAT = ["data", "model", "hidden size", "epochs", "seed", "parameters"]
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
 def render(found: list[dict[str, Any]]) -> str:
     """Return the list of records as Markdown; every figure in it comes from a record."""
+    rows = []
+    for record in found:
+        machine, best, last = record["machine"], record["metrics"]["best"], record["metrics"]["last"]
+        name = f"{record['name']}/{record['id']}"
+        rows.append(
+            [
+                *what(record),
+                f"{100 * best['test']['accuracy']:.2f} %",
+                f"{100 * last['test']['accuracy']:.2f} %",
+                f"{record['seconds'] / 60:.1f}",
+                hardware(machine),
+                f"`{record['command']}`",
+                f"`{record['git']['commit'][:10]}`",
+                f"[json](records/{name}.json), [curves](records/{name}.png)",
+            ]
+        )
+    head = [*WHAT, "test accuracy", "last epoch", "minutes", "machine", "command", "commit", "record"]
     lines = [
         "# Results",
         "",
         "One line a run, made from the records under `records/` by `python scripts/collect.py`. Test accuracy is that",
-        "of the epoch with the best validation accuracy. The command gives the run again; what it does not name is as",
-        "in `configs/`.",
+        "of the epoch with the best validation accuracy; beside it stands that of the last epoch. The command, at the",
+        "commit, gives the run again.",
         "",
-        "| command | seed | epochs | parameters | test accuracy | last epoch | minutes | machine | record |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *table(head, rows),
     ]
-    for record in sorted(found, key=lambda record: (record["name"], record["id"])):
-        machine, best, last = record["machine"], record["metrics"]["best"], record["metrics"]["last"]
-        hardware = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['threads']} thread(s)"
-        name = f"{record['name']}/{record['id']}"
-        cells = [
-            f"`{record['command']}`",
-            f"{record['seed']}",
-            f"{record['epochs']}",
-            f"{record['parameters']:,}",
-            f"{100 * best['test']['accuracy']:.2f} %",
-            f"{100 * last['test']['accuracy']:.2f} %",
-            f"{record['seconds'] / 60:.1f}",
-            hardware,
-            f"[json](records/{name}.json), [curves](records/{name}.png)",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def render_summary(found: list[dict[str, Any]], benchmark: dict[str, Any]) -> str:
     """Return the README's section on results; every figure of ours in it comes from a record."""
-    lines = [
-        "| run | hidden size | epochs | seed | parameters | test accuracy |",
-        "|---|---|---|---|---|---|",
-    ]
-    for record in sorted(found, key=lambda record: (record["name"], record["id"])):
-        cells = [
+    rows = [
+        [
             f"[{record['name']}](results/records/{record['name']}/{record['id']}.json)",
-            f"{record['config']['model']['hidden_size']}",
-            f"{record['epochs']}",
-            f"{record['seed']}",
-            f"{record['parameters']:,}",
+            *what(record),
             f"{100 * record['metrics']['best']['test']['accuracy']:.2f} %",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        for record in found
+    ]
+    lines = table(["run", *WHAT, "test accuracy"], rows)
     size, parts = benchmark["size"], benchmark["parts"]
     lines += [
         "",
-        "These are short runs on two CPU cores. The paper reports 98.3 % for LegS on permuted MNIST (read in a primary",
-        "artefact), at hidden size 512 and 50 epochs, which is what `experiment=pmnist_legs` runs when left as it is.",
+        "Mind the sizes and epochs: the paper reports 98.3 % for LegS on permuted MNIST (read in a primary artefact) at",
+        "hidden size 512 and 50 epochs, which is what `experiment=pmnist_legs` runs when it is left as it is.",
         "",
         f"One training step at the paper's size (batch {size['batch']}, {size['length']} steps, hidden size "
-        f"{size['hidden']}), {benchmark['machine']['threads']} threads of an {benchmark['machine']['cpu']}",
+        f"{size['hidden']}) on {hardware(benchmark['machine'])}, in seconds",
         "(`python scripts/benchmark.py`, [record](results/benchmarks/training_step.json)):",
         "",
         "| | forward | backward | forward + backward, over the matrix products alone | peak memory |",
@@ -75,8 +97,8 @@ def render_summary(found: list[dict[str, Any]], benchmark: dict[str, Any]) -> st
     for part, measured in parts.items():
         seconds = measured["seconds"]
         lines.append(
-            f"| {part} | {seconds['forward']:.2f} s | {seconds['backward']:.2f} s "
-            f"| {measured['ratio_to_products']:.2f} | {max(measured['peak_memory'].values()) / 1e9:.2f} GB |"
+            f"| {part} | {seconds['forward']:.2f} | {seconds['backward']:.2f} "
+            f"| {measured['ratio_to_products']:.2f} | {measured['peak_memory'] / 1e9:.2f} GB |"
         )
     return "\n".join(lines)
 
@@ -88,6 +110,23 @@ def with_summary(readme: str, summary: str) -> str:
     return f"{before}{begin}{summary}\n{end}{after}"
 
 
+def unfit(record: dict[str, Any]) -> str | None:
+    """Return why a record cannot stand in a table of results, or None if it can."""
+    sessions = [record["git"], *(session["git"] for session in record.get("earlier", []))]
+    if record["command"] is None or any(git["dirty"] is not False for git in sessions):
+        return "it was not made by train.py from committed code"
+    if len({git["commit"] for git in sessions}) > 1:
+        return "it was interrupted and taken up again with other code"
+    if limits := [key for key in record["config"]["trainer"] if key.startswith(("limit_", "fast_dev_run", "overfit"))]:
+        return f"it read a part of the data only ({', '.join(limits)})"
+    return None
+
+
+def read_all() -> list[dict[str, Any]]:
+    """Return the committed records, in the order of their names."""
+    return [records.read(path) for path in sorted((RESULTS / "records").rglob("*.json"))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("outputs", nargs="*", type=Path, default=[ROOT / "outputs"], help="folders to search")
@@ -95,15 +134,15 @@ def main() -> None:
 
     for path in sorted(path for folder in args.outputs for path in folder.rglob("record.json")):
         record = records.read(path)
-        if record["command"] is None or record["git"]["dirty"] is not False:
-            print(f"left out {path}: it was not made by train.py from committed code")
+        if reason := unfit(record):
+            print(f"left out {path}: {reason}")
             continue
         target = RESULTS / "records" / record["name"] / f"{record['id']}.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         records.write(target, record)
         draw_curves(record, target.with_suffix(".png"))
         print(target)
-    found = [records.read(path) for path in sorted((RESULTS / "records").rglob("*.json"))]
+    found = read_all()
     records.write_atomically(RESULTS / "README.md", render(found))
     benchmark = json.loads((RESULTS / "benchmarks" / "training_step.json").read_text(encoding="utf-8"))
     readme = ROOT / "README.md"
