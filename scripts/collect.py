@@ -84,8 +84,8 @@ def render_summary(found: list[dict[str, Any]], benchmark: dict[str, Any]) -> st
     size, parts = benchmark["size"], benchmark["parts"]
     lines += [
         "",
-        "Mind the sizes and epochs: the paper reports 98.3 % for LegS on permuted MNIST (read in a primary artefact) at",
-        "hidden size 512 and 50 epochs, which is what `experiment=pmnist_legs` runs when it is left as it is.",
+        "Mind the sizes and epochs: the paper reports 98.3 % for LegS on permuted MNIST (read in a primary artefact)",
+        "at hidden size 512 and 50 epochs, which is what `experiment=pmnist_legs` runs when it is left as it is.",
         "",
         f"One training step at the paper's size (batch {size['batch']}, {size['length']} steps, hidden size "
         f"{size['hidden']}) on {hardware(benchmark['machine'])}, in seconds",

@@ -10,6 +10,7 @@ from hydra.utils import get_object, instantiate
 
 from hippo.training.config import ConfigError, Paths, Settings, check
 from hippo.training.errors import explain
+from hippo.training.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -86,6 +87,10 @@ def test_the_papers_experiment_is_the_papers(compose):
         ("logger.mode=onlin", ["logger.mode='onlin'", "'offline'"]),
         ("model._target_=hippo.models.HiPPORN", ["model._target_", "cannot be imported"]),
         ("+model.input_size=2", ["model.input_size"]),
+        ("paths.data=", ["must name folders"]),
+        ("name=a/b", ["name='a/b'", "letters"]),
+        ("trainer.max_epochs=0", ["trainer.max_epochs must be at least 1"]),
+        ("+trainer.check_val_every_n_epoch=2", ["in every epoch"]),
         ("paths.data=null", ["paths.data=None", "string"]),
         ("name=${nothing}", ["name", "nothing"]),
     ],
@@ -102,11 +107,21 @@ def test_arguments_that_no_file_lists_may_be_added(compose):
     assert values["optimizer"]["betas"] == [0.8, 0.9]
 
 
-def test_values_that_only_the_constructor_can_refuse_are_explained(compose):
-    values = check(compose("model.discretization=trapezoid"))
-    with pytest.raises(Exception, match="trapezoid") as error:
-        instantiate(values["model"], input_size=1)
-    assert explain(error.value).startswith("unknown discretization 'trapezoid'; choose from")
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.discretization=trapezoid", "model: unknown discretization 'trapezoid'; choose from"),
+        ("model.hidden_size=0", "model: hidden_size must be at least 1"),
+        ("model.measure=legt", "model: unknown measure 'legt'"),
+        ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
+        ("dataset.split_seed=-1", "dataset: The 'random_state' parameter"),
+        ("trainer.strategy=nope", "trainer: You selected an invalid strategy name"),
+    ],
+)
+def test_values_that_only_a_constructor_can_refuse_are_explained(compose, override, words):
+    with pytest.raises(ConfigError) as error:
+        run(compose("experiment=digits_legs", "logger=none", override))
+    assert explain(error.value).startswith(words)
 
 
 def test_errors_that_are_bugs_keep_their_traceback():

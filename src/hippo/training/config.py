@@ -4,14 +4,17 @@ There is no schema beside the code: the signature of what a `_target_` names is 
 that of the top level. A key that the signature lacks, or a value its annotation refuses, is one clear error.
 """
 
+import contextlib
 import difflib
 import inspect
+import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import pydantic
+from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -84,6 +87,10 @@ def check(config: DictConfig) -> dict[str, Any]:
         raise ConfigError("validation has to take place in every epoch: it chooses the weights that are tested")
     if not values["paths"]["data"] or not values["paths"]["outputs"]:
         raise ConfigError("paths.data and paths.outputs must name folders; use . for the current one")
+    if not re.fullmatch(r"[\w.-]+", values["name"]):
+        raise ConfigError(
+            f"name={values['name']!r} names a folder and a W&B run: letters, digits, '_', '-' and '.' only"
+        )
     for key in ("patience", "threads"):
         if values[key] is not None and values[key] < 1:
             raise ConfigError(f"{key} must be null or at least 1, not {values[key]}")
@@ -148,6 +155,20 @@ def _check_type(value: Any, hint: Any, where: str) -> None:
         except pydantic.ValidationError as error:
             reasons |= dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors())
     raise ConfigError(f"{where}={value!r} {' or '.join(reasons)}")
+
+
+@contextlib.contextmanager
+def building(key: str) -> Iterator[None]:
+    """Turn a ValueError of a constructor into a ConfigError that names the node of the configuration."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, InstantiationException) as error:
+        reason = error.__cause__ if isinstance(error.__cause__, ValueError) else error
+        if isinstance(error, InstantiationException) and reason is error:
+            raise
+        raise ConfigError(f"{key}: {reason}") from error
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

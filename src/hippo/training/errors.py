@@ -5,7 +5,6 @@ import errno
 import wandb
 from hydra.errors import (
     ConfigCompositionException,
-    InstantiationException,
     MissingConfigException,
     OverrideParseException,
 )
@@ -41,8 +40,6 @@ def explain(error: Exception) -> str | None:
         if not hint and siblings:
             hint = f"; valid here: {', '.join(map(str, siblings))}"
         return f"{cause.full_key}: there is no such key{hint}"
-    if isinstance(error, InstantiationException) and isinstance(cause, ValueError):
-        return str(cause)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return (
             f"the disk is full ({error.filename or 'while writing'}). Free some space and type the same command again"

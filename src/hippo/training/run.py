@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from hippo.training import checkpoints, records, tracking
 from hippo.training.callbacks import EpochSeed, History
 from hippo.training.classifier import SequenceClassifier, SequenceData
-from hippo.training.config import ConfigError, check
+from hippo.training.config import ConfigError, building, check
 from hippo.training.curves import draw_curves
 from hippo.training.processes import is_first, say
 
@@ -74,11 +74,14 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     seed = values["seed"]
     if values["threads"]:
         torch.set_num_threads(values["threads"])
-    data = SequenceData(instantiate(values["dataset"]), Path(values["paths"]["data"]).expanduser(), seed)
+    with building("dataset"):
+        data = SequenceData(instantiate(values["dataset"]), Path(values["paths"]["data"]).expanduser(), seed)
     example, classes = data.splits.train.everything.x, data.splits.classes
     pl.seed_everything(seed, verbose=False)
-    model = instantiate(values["model"], input_size=example.shape[2])
-    module = SequenceClassifier(model, len(classes), instantiate(values["optimizer"], _partial_=True))
+    with building("model"):
+        model = instantiate(values["model"], input_size=example.shape[2])
+    with building("optimizer"):
+        module = SequenceClassifier(model, len(classes), instantiate(values["optimizer"], _partial_=True))
     parameters = sum(p.numel() for p in module.parameters())
 
     last = folder / "checkpoints" / "last.ckpt"
@@ -112,7 +115,8 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
             text = OmegaConf.to_yaml(OmegaConf.create(values))
             records.write_atomically(folder / "config.yaml", text)
         history = History({"started": started} | provenance)
-        trainer = _trainer(values, folder, history, tracker)
+        with building("trainer"):
+            trainer = _trainer(values, folder, history, tracker)
         trainer.fit(module, datamodule=data, ckpt_path=resume)
         readings, confusion = _evaluate(trainer, module, data, history, folder)
         if not is_first():

@@ -8,6 +8,7 @@ import numpy as np
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
+from hippo.training.config import ConfigError
 from hippo.training.processes import is_first, say
 
 
@@ -38,7 +39,9 @@ def wandb_logger(
     """
     if not is_first():
         return WandbLogger()  # a dummy outside the first process
-    chosen: Any = os.environ.get("WANDB_MODE") or mode
+    chosen: Any = os.environ.get("WANDB_MODE", mode).lower() or mode
+    if chosen not in ("auto", "online", "offline", "disabled"):
+        raise ConfigError(f"WANDB_MODE={chosen} is none of online, offline, disabled")
     if chosen == "auto":
         chosen = "online" if _can_log_in() else "offline"
     run = wandb.init(
