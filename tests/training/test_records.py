@@ -77,7 +77,7 @@ def test_what_is_not_a_number_is_written_as_null(tmp_path):
 
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "record.json"
-    records.write(path, {"schema": records.SCHEMA, "old": True})
+    records.write(path, {"schema": records.SCHEMA, "metrics": {}, "old": True})
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
@@ -103,7 +103,7 @@ def test_a_process_killed_while_writing_leaves_no_half_record(tmp_path):
 
 def test_readers_never_see_a_part_of_a_record_that_is_being_replaced(tmp_path):
     path = tmp_path / "record.json"
-    contents = [{"schema": records.SCHEMA, "text": letter * 200_000} for letter in "ab"]
+    contents = [{"schema": records.SCHEMA, "metrics": {}, "text": letter * 200_000} for letter in "ab"]
     records.write(path, contents[0])
     stop = threading.Event()
 
@@ -121,7 +121,7 @@ def test_readers_never_see_a_part_of_a_record_that_is_being_replaced(tmp_path):
         writer.join()
 
 
-@pytest.mark.parametrize("text", ["", '{"schema": 1, "met', "[]", '{"schema": 0}', "null"])
+@pytest.mark.parametrize("text", ["", '{"schema": 1, "met', "[]", '{"schema": 0}', '{"schema": 1}', "null"])
 def test_a_file_that_is_no_record_is_named(tmp_path, text):
     path = tmp_path / "record.json"
     path.write_text(text)

@@ -422,7 +422,13 @@ def test_mistakes_end_train_py_with_one_sentence_and_no_folder(tmp_path):
 
 def test_help_shows_what_can_be_chosen():
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for words in ("dataset: digits, pmnist, smnist", "model: gru, legs", "pmnist_legs", "hidden_size", "-m runs"):
+    for words in (
+        "dataset: digits, pmnist, smnist",
+        "model: gru, legs",
+        "pmnist_legs",
+        "hidden_size",
+        "-m key=a,b,c runs",
+    ):
         assert words in done.stdout
 
 

@@ -70,7 +70,7 @@ class Semiseparable(NamedTuple):
 
     @classmethod
     def build(cls, diagonal: Tensor, mix: Tensor, gate: Tensor, weight: Tensor, block: int = _BLOCK) -> "Semiseparable":
-        """Build from four tensors (..., N)."""
+        """Build from the four sequences (..., N) that define the matrix, in blocks of `block` rows."""
         order = gate.shape[-1]
         block = min(max(block, 2), order)
         padding = -order % block

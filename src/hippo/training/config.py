@@ -164,13 +164,15 @@ def building(key: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (ValueError, InstantiationException) as error:
-        reason = error.__cause__ if isinstance(error.__cause__, ValueError) else error
-        if isinstance(error, InstantiationException) and reason is error:
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    except InstantiationException as error:  # Hydra's wrapping of what the constructor raised
+        if not isinstance(error.__cause__, ValueError):
             raise
-        raise ConfigError(f"{key}: {reason}") from error
+        raise ConfigError(f"{key}: {error.__cause__}") from error
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return a question about the nearest choice, to be appended to an error; empty if none is near."""
     near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
