@@ -13,7 +13,7 @@ help:  ## show this list
 setup: $(VENV)/.ready  ## create .venv with the locked versions (the other targets do this by themselves)
 
 train: setup  ## train a HiPPO-LegS network on scikit-learn's digits (about a minute)
-	$(BIN)/python train.py experiment=digits_legs
+	$(BIN)/python train.py experiment=digits
 
 test: lint  ## lint, type check, and run every test
 	$(BIN)/python -m pytest

@@ -3,7 +3,11 @@
 A measure on the past of a signal f, with an orthonormal basis g_0, g_1, … for it, defines the coefficients
 c_n(t) = ∫ f(x) g_n(t, x) dμ_t(x) of the best approximation of f by N basis functions. HiPPO (arXiv 2008.07669) shows
 that they follow a linear ODE. Here every measure uses the *orthonormal* basis, so that ‖c‖² is the energy remembered
-and f(x) ≈ Σ c_n g_n(t, x). A measure is data: `dynamics`, `basis`, `window`; the algorithms are in `hippo.memory`.
+and f(x) ≈ Σ c_n g_n(t, x). A measure is data: `dynamics`, `basis`, `weight`, `window`; the algorithms are in
+`hippo.memory`.
+
+The sliding windows (LegT, ChebT, FouT) forget f(t − θ) as they learn f(t), but a memory does not hold f(t − θ): each
+reads it from its own coefficients, which is the one approximation made, and vanishes as N grows.
 """
 
 import math
@@ -38,6 +42,10 @@ class Measure(ABC):
     def basis(self, order: int, times: Tensor, now: float) -> Tensor:
         """Return g_n(now, x) at times x of shape (...), as a tensor (..., N). Meaningful inside `window` only."""
 
+    @abstractmethod
+    def weight(self, times: Tensor, now: float) -> Tensor:
+        """Return the density of μ_now at times x of shape (...), inside `window`."""
+
 
 @dataclass(frozen=True)
 class LegS(Measure):
@@ -56,20 +64,37 @@ class LegS(Measure):
     def basis(self, order: int, times: Tensor, now: float) -> Tensor:
         return _legendre_norms(order).to(times) * legendre(order, 2 * times / now - 1)
 
+    def weight(self, times: Tensor, now: float) -> Tensor:
+        return torch.full_like(times, 1 / now)
+
 
 @dataclass(frozen=True)
-class LegT(Measure):
-    """Translated Legendre: the last `length` units of time, weighted evenly (Theorem 1 of arXiv 2008.07669).
+class Translated(Measure):
+    """A measure that moves along with time.
 
     Args:
-        length: The window θ > 0, in the unit of the timestamps (in samples where there are none).
+        length: The window θ > 0, or the time constant where the window is infinite, in the unit of the timestamps (in
+            samples where there are none).
     """
 
     length: float
 
     def __post_init__(self) -> None:
         if not 0 < self.length < math.inf:
-            raise ValueError(f"LegT's window must be longer than 0 and finite, not {self.length}")
+            raise ValueError(
+                f"the length of {type(self).__name__}'s window must be above 0 and finite, not {self.length}"
+            )
+
+    def window(self, now: float) -> tuple[float, float]:
+        return now - self.length, now
+
+    def weight(self, times: Tensor, now: float) -> Tensor:
+        return torch.full_like(times, 1 / self.length)
+
+
+@dataclass(frozen=True)
+class LegT(Translated):
+    """Translated Legendre: the last `length` units of time, weighted evenly (Theorem 1 of arXiv 2008.07669)."""
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
         s = _legendre_norms(order)
@@ -78,11 +103,166 @@ class LegT(Measure):
         signs = torch.where(n[:, None] >= n, torch.ones_like(alternating), alternating)
         return -s[:, None] * s * signs / self.length, s / self.length
 
-    def window(self, now: float) -> tuple[float, float]:
-        return now - self.length, now
-
     def basis(self, order: int, times: Tensor, now: float) -> Tensor:
         return _legendre_norms(order).to(times) * legendre(order, 2 * (times - now) / self.length + 1)
+
+
+@dataclass(frozen=True)
+class LMU(Translated):
+    """LegT as the Legendre Memory Unit has it (Voelker et al. 2019, equations 1 and 2).
+
+    The coefficients belong to the shifted Legendre polynomials P_n(2(t−x)/θ − 1), which are orthogonal but not
+    normalized: they are LegT's times (−1)^n √(2n+1), the memory is the same.
+    """
+
+    def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
+        i = torch.arange(order, dtype=torch.float64)
+        difference = i[:, None] - i
+        signs = torch.where(difference < 0, -torch.ones_like(difference), (-1.0) ** (difference + 1))
+        return (2 * i[:, None] + 1) * signs / self.length, (2 * i + 1) * (-1.0) ** i / self.length
+
+    def basis(self, order: int, times: Tensor, now: float) -> Tensor:
+        return legendre(order, 2 * (now - times) / self.length - 1)
+
+
+@dataclass(frozen=True)
+class ChebT(Translated):
+    """Translated Chebyshev: the last `length` units of time, its two ends weighted most, by the arcsine law.
+
+    The basis is that of Chebyshev polynomials, √2 T_n(y) with y = 2(x−t)/θ + 1. The weight is infinite at the window's
+    ends, so the dynamics cannot be integrated by parts as LegT's are. They follow from the same idea: between two
+    moments the remembered polynomial is moved along, and what then lacks is made up by a multiple of
+    q = (T_N + T_{N−1})/2, which is 1 now and 0 at the window's beginning,
+
+        dc/dt = (2/θ) ⟨d/dy [f̂ + (f(t) − f̂(t)) q], g⟩.
+
+    With Legendre polynomials in place of Chebyshev's this is LegT, every entry. (Appendix D.4 of arXiv 2008.07669 tilts
+    the measure instead; a tilted memory cannot be read at the window's ends.)
+    """
+
+    def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
+        n = torch.arange(order + 1, dtype=torch.float64)
+        # T_n' = 2n (T_{n−1} + T_{n−3} + …), where T_0 counts half: column n of `derivative`, in coefficients of T_k.
+        below = (n > n[:, None]) & ((n - n[:, None]) % 2 == 1)
+        derivative = torch.where(below, 2 * n, 0.0)
+        derivative[0] /= 2
+        correction = (derivative[:order, order] + derivative[:order, order - 1]) / 2
+        scale = _chebyshev_norms(order)
+        A = (derivative[:order, :order] - correction[:, None]) * scale / scale[:, None]
+        return 2 * A / self.length, 2 * correction / scale / self.length
+
+    def basis(self, order: int, times: Tensor, now: float) -> Tensor:
+        angle = torch.arccos((2 * (times - now) / self.length + 1).clamp(-1, 1))
+        return _chebyshev_norms(order).to(times) * torch.cos(torch.arange(order).to(times) * angle.unsqueeze(-1))
+
+    def weight(self, times: Tensor, now: float) -> Tensor:
+        lag = (now - times) / self.length
+        return 1 / (math.pi * self.length * torch.sqrt(lag * (1 - lag)))
+
+
+@dataclass(frozen=True)
+class FouT(Translated):
+    """Translated Fourier: the last `length` units of time, weighted evenly, as a Fourier series (App. D.3 ibid.).
+
+    The basis is 1, then √2 cos 2πj(t−x)/θ and √2 sin 2πj(t−x)/θ for j = 1, 2, …. A series is, where the window closes
+    on itself, the mean of its two ends, hence f(t−θ) is read as 2 f̂ − f(t). Frequencies come in pairs, so an even
+    order leaves the last coefficient at 0.
+    """
+
+    def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
+        now = self.basis(order, torch.zeros((), dtype=torch.float64), 0.0)
+        rotation = torch.zeros(order, order, dtype=torch.float64)
+        cosine = torch.arange(1, max(order - 1, 1), 2)
+        rotation[cosine, cosine + 1] = -math.pi * (cosine + 1.0).double()
+        rotation[cosine + 1, cosine] = math.pi * (cosine + 1.0).double()
+        return (rotation - 2 * now[:, None] * now) / self.length, 2 * now / self.length
+
+    def basis(self, order: int, times: Tensor, now: float) -> Tensor:
+        n = torch.arange(order, device=times.device)
+        angle = 2 * math.pi * ((n + 1) // 2) * ((now - times) / self.length).unsqueeze(-1)
+        wave = math.sqrt(2) * torch.where(n % 2 == 1, torch.cos(angle), torch.sin(angle))
+        unpaired = (n == order - 1) & (n % 2 == 1)
+        return torch.where(n == 0, 1.0, torch.where(unpaired, 0.0, wave)).to(times)
+
+
+@dataclass(frozen=True)
+class LagT(Translated):
+    """Translated Laguerre: the whole past, with a weight that decays exponentially (App. D.2 ibid.).
+
+    With the lag s = (t−x)/θ, the weight is Γ(α+1) s^−α e^−βs / θ and the basis s^α e^−(1−β)s/2 L_n^(α)(s), normalized:
+    Laguerre polynomials, tilted unless β = 1 and α = 0. That untilted form is the default, as in Theorem 1: its weight
+    is a probability, c_0 an exponential mean, and with one coefficient the memory is a gated recurrence. The other
+    extreme, β → 0, has the Laguerre functions and weights the whole past alike; public code has that one.
+
+    Args:
+        length: The time constant θ.
+        alpha: α > −1.
+        beta: β ≥ 0.
+    """
+
+    alpha: float = 0.0
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (-1 < self.alpha < math.inf and 0 <= self.beta < math.inf):
+            raise ValueError(f"LagT needs alpha > -1 and beta >= 0, not {self.alpha} and {self.beta}")
+
+    def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
+        scale = self._norms(order)
+        A = -torch.tril(torch.ones(order, order, dtype=torch.float64), diagonal=-1) * scale / scale[:, None]
+        return (A - torch.eye(order, dtype=torch.float64) * (1 + self.beta) / 2) / self.length, scale / self.length
+
+    def window(self, now: float) -> tuple[float, float]:
+        return -math.inf, now
+
+    def basis(self, order: int, times: Tensor, now: float) -> Tensor:
+        s, a = (now - times) / self.length, self.alpha
+        tilt = torch.exp(a * torch.log(s) - (1 - self.beta) * s / 2) if a else torch.exp((self.beta - 1) * s / 2)
+        values = [torch.ones_like(s), 1 + a - s]
+        for n in range(1, order - 1):
+            values.append(((2 * n + 1 + a - s) * values[n] - (n + a) * values[n - 1]) / (n + 1))
+        polynomials = torch.stack(values[:order], dim=-1) / self._norms(order).to(s)
+        return polynomials * (tilt / math.gamma(a + 1)).unsqueeze(-1)
+
+    def weight(self, times: Tensor, now: float) -> Tensor:
+        s = (now - times) / self.length
+        return math.gamma(self.alpha + 1) * s ** (-self.alpha) * torch.exp(-self.beta * s) / self.length
+
+    def _norms(self, order: int) -> Tensor:
+        """√C(n+α, n): the norm of L_n^(α) under s^α e^−s / Γ(α+1), and the root of its value at 0."""
+        n = torch.arange(order, dtype=torch.float64)
+        return torch.exp((torch.lgamma(n + self.alpha + 1) - torch.lgamma(n + 1) - math.lgamma(self.alpha + 1)) / 2)
+
+
+@dataclass(frozen=True)
+class Rand(Translated):
+    """No measure at all: random dynamics, the control that shows what a memory owes to its matrices.
+
+    A = (G/‖G‖₂ − I)/θ and B = b/θ with standard normal entries in G and b: a contraction at every order, whose time
+    constants are about `length`.
+
+    Args:
+        length: The time constant θ.
+        seed: Seed of A and B, which are not trained.
+    """
+
+    seed: int = 0
+
+    def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        G = torch.randn(order, order + 1, dtype=torch.float64, generator=generator)
+        A = G[:, 1:] / torch.linalg.matrix_norm(G[:, 1:], 2) - torch.eye(order, dtype=torch.float64)
+        return A / self.length, G[:, 0] / self.length
+
+    def window(self, now: float) -> tuple[float, float]:
+        return -math.inf, now
+
+    def basis(self, order: int, times: Tensor, now: float) -> Tensor:
+        raise ValueError("a random memory has no basis: what it holds cannot be read back")
+
+    def weight(self, times: Tensor, now: float) -> Tensor:
+        raise ValueError("a random memory has no measure")
 
 
 def by_name(name: str) -> Measure:
@@ -98,6 +278,13 @@ def legendre(order: int, x: Tensor) -> Tensor:
     for n in range(1, order - 1):
         values.append(((2 * n + 1) * x * values[n] - n * values[n - 1]) / (n + 1))
     return torch.stack(values[:order], dim=-1)
+
+
+def _chebyshev_norms(order: int) -> Tensor:
+    """1, √2, √2, …, which makes T_n orthonormal under the arcsine law."""
+    norms = torch.full((order,), math.sqrt(2), dtype=torch.float64)
+    norms[0] = 1
+    return norms
 
 
 def _legendre_norms(order: int) -> Tensor:

@@ -1,13 +1,15 @@
 """Online memory: compress a signal, sample by sample, into N coefficients from which its past can be read back."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hippo import discretize, measures
+from hippo.kernels import lti
 from hippo.kernels.legs import Transition, legs_dilation, legs_transition
 from hippo.measures import Measure
 
@@ -32,7 +34,9 @@ class HiPPO(nn.Module):
     """High-order polynomial projection of a signal's past, kept up to date online (arXiv 2008.07669).
 
     The memory holds no weights and no tables, and knows no maximum length. A step of LegS costs O(N), or O(N²) under
-    "zoh", whose transitions gradients have to keep, L·N² numbers; one of a sliding measure costs O(N²).
+    "zoh", whose transitions gradients have to keep, L·N² numbers. One of a translated measure costs O(N²), with one
+    transition for all steps, or one for each gap that occurs where the whole batch has the same timestamps; where each
+    sample has its own, gradients keep B·L·N² numbers.
 
     **Time.** Sample k stands for the interval (t_{k-1}, t_k]; the first one stands for everything up to t_0. Without
     timestamps t_k = 1, 2, …, except for LegS under a generalized bilinear transform, where t_k = 0, 1, … makes the
@@ -65,7 +69,11 @@ class HiPPO(nn.Module):
         self.discretization = discretization
 
     def forward(
-        self, signal: Tensor, timestamps: Tensor | None = None, state: State | None = None
+        self,
+        signal: Tensor,
+        timestamps: Tensor | None = None,
+        state: State | None = None,
+        form: Literal["recurrence", "scan", "convolution"] = "recurrence",
     ) -> tuple[Tensor, State]:
         """Remember a whole signal, or the next chunk of one.
 
@@ -73,13 +81,15 @@ class HiPPO(nn.Module):
             signal: (B, L) or (B, L, C); each channel has a memory of its own.
             timestamps: (B, L), non-negative and non-decreasing, going on from `state.time`.
             state: The state after the previous chunk; None at the beginning.
+            form: How to compute it. A translated measure without timestamps may be had as a "convolution" (FFT) or an
+                associative "scan" as well, with equal results (see `hippo.kernels.lti`).
 
         Returns:
             The coefficients after every sample, (B, L, N) or (B, L, C, N), and the state after the last.
 
         Raises:
             ValueError: If shapes disagree, the signal is empty, not floating-point or not finite, or timestamps
-                decrease, are negative or not finite.
+                decrease, are negative or not finite, or the form is not one that this memory has.
         """
         if signal.dim() not in (2, 3) or signal.shape[1] == 0:
             raise ValueError(f"signal must be (B, L) or (B, L, C) with L ≥ 1, not {tuple(signal.shape)}")
@@ -96,16 +106,24 @@ class HiPPO(nn.Module):
         shape = (signal.shape[0], *signal.shape[2:], self.order)
         if state is not None and state.coefficients.shape != shape:
             raise ValueError(f"state holds coefficients {tuple(state.coefficients.shape)}; this signal needs {shape}")
+        if form not in ("recurrence", "scan", "convolution"):
+            raise ValueError(f"unknown form {form!r}; choose recurrence, scan or convolution")
+        if form != "recurrence" and (self.measure.scale_invariant or timestamps is not None):
+            raise ValueError(f"as a {form} there are memories of translated measures without timestamps only")
         c = signal.new_zeros(shape) if state is None else state.coefficients
+        if timestamps is not None:
+            now: Tensor | float = timestamps[:, -1]
+        else:
+            now = (self._origin - 1 if since is None else since) + signal.shape[1]
+        if form != "recurrence":
+            A, B = (v.to(c) for v in _regular_step(self.measure, self.order, self.discretization, 1.0))
+            outputs = (lti.scan if form == "scan" else lti.convolution)(A, B, signal.movedim(1, -1), c).movedim(-2, 1)
+            return outputs, State(outputs[:, -1], now)
         outputs = []
         transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
         for f, transition in zip(signal.unbind(1), transitions, strict=True):
             c = transition(c, f)
             outputs.append(c)
-        if timestamps is not None:
-            now: Tensor | float = timestamps[:, -1]
-        else:
-            now = (self._origin - 1 if since is None else since) + signal.shape[1]
         return torch.stack(outputs, dim=1), State(c, now)
 
     def step(self, f: Tensor, state: State | None = None, timestamps: Tensor | None = None) -> State:
@@ -159,17 +177,24 @@ class HiPPO(nn.Module):
         start = since if isinstance(since, Tensor) else torch.full_like(times[:1], since or 0.0)
         previous = torch.cat([start.to(times).expand_as(times[:1]), times[:-1]])
         if timestamps is not None:
-            _check_timestamps(times, previous)
+            check_timestamps(times, previous)
+        if times.dim() == 2 and all(torch.equal(v, v[:, :1].expand_as(v)) for v in (times, previous)):
+            times, previous = times[:, 0], previous[:, 0]  # the whole batch is sampled at the same times
         gaps = times - previous
         if times.dim() == 2 and like.dim() == 3:
             gaps, times = gaps.unsqueeze(-1), times.unsqueeze(-1)
 
         if not self.measure.scale_invariant:
-            A, B = (v.to(like.device) for v in self.measure.dynamics(self.order))
             if timestamps is None:
-                yield from itertools.repeat(self._dense(A, B, gaps[0], like.dtype), length)
+                yield from itertools.repeat(self._regular(1.0, like), length)
+            elif gaps.dim() == 1:
+                regular = functools.cache(lambda gap: self._regular(gap, like))
+                yield from (regular(gap) for gap in gaps.tolist())
             else:
-                yield from (self._dense(A, B, gap, like.dtype) for gap in gaps)
+                A, B = (v.to(like.device) for v in self.measure.dynamics(self.order))
+                for gap in gaps:
+                    A_bar, B_bar = _discretized(A, B, self.discretization, gap)
+                    yield Transition(A_bar.to(like.dtype), B_bar.to(like.dtype))
             return
 
         relative = torch.where(gaps > 0, gaps / times, 0.0)
@@ -180,26 +205,34 @@ class HiPPO(nn.Module):
             yield from (legs_dilation(self.order, step, like.dtype) for step in relative)
         else:
             for steps in relative.split(_CHUNK):
-                yield from legs_transition(self.order, steps, self._alpha, like.dtype).unbind()
+                yield from legs_transition(self.order, steps, _alpha(self.discretization), like.dtype).unbind()
 
     def extra_repr(self) -> str:
         return f"{self.measure}, order={self.order}, discretization={self.discretization!r}"
-
-    @property
-    def _alpha(self) -> float:
-        return ALPHA[self.discretization] if isinstance(self.discretization, str) else self.discretization
 
     @property
     def _origin(self) -> int:
         """Time of the first sample of a signal without timestamps."""
         return 0 if self.measure.scale_invariant and self.discretization != "zoh" else 1
 
-    def _dense(self, A: Tensor, B: Tensor, dt: Tensor, dtype: torch.dtype) -> Transition:
-        if self.discretization == "zoh":
-            A_bar, B_bar = discretize.zoh(A, B, dt)
-        else:
-            A_bar, B_bar = discretize.gbt(A, B, dt, self._alpha)
-        return Transition(A_bar.to(dtype), B_bar.to(dtype))
+    def _regular(self, gap: float, like: Tensor) -> Transition:
+        return Transition(*(v.to(like) for v in _regular_step(self.measure, self.order, self.discretization, gap)))
+
+
+@functools.lru_cache(maxsize=16)
+def _regular_step(measure: Measure, order: int, discretization: str | float, gap: float) -> tuple[Tensor, Tensor]:
+    """Ā and B̄ of a translated measure for one gap, in float64, kept from one sequence to the next."""
+    return _discretized(*measure.dynamics(order), discretization, gap)
+
+
+def _discretized(A: Tensor, B: Tensor, discretization: str | float, gap: Tensor | float) -> tuple[Tensor, Tensor]:
+    if discretization == "zoh":
+        return discretize.zoh(A, B, gap)
+    return discretize.gbt(A, B, gap, _alpha(discretization))
+
+
+def _alpha(discretization: str | float) -> float:
+    return ALPHA[discretization] if isinstance(discretization, str) else discretization
 
 
 def _fill(c: Tensor, f: Tensor) -> Tensor:
@@ -207,7 +240,7 @@ def _fill(c: Tensor, f: Tensor) -> Tensor:
     return torch.cat([f.unsqueeze(-1), torch.zeros_like(c[..., 1:])], dim=-1)
 
 
-def _check_timestamps(times: Tensor, previous: Tensor) -> None:
+def check_timestamps(times: Tensor, previous: Tensor) -> None:
     """Raise ValueError unless times (L, B) are finite and each is at least the one before it, the first at least 0."""
     bad = ~(torch.isfinite(times) & (times >= previous))
     if bad.any():

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-TINY = ["experiment=digits_legs", "model.hidden_size=8", "trainer.max_epochs=3", "threads=1", "trainer=cpu"]
+TINY = ["experiment=digits", "model.hidden_size=8", "trainer.max_epochs=3", "threads=1", "trainer=cpu"]
 
 
 @pytest.fixture

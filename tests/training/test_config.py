@@ -120,7 +120,7 @@ def test_arguments_that_no_file_lists_may_be_added(compose):
 )
 def test_values_that_only_a_constructor_can_refuse_are_explained(compose, override, words):
     with pytest.raises(ConfigError) as error:
-        run(compose("experiment=digits_legs", "logger=none", override))
+        run(compose("experiment=digits", "logger=none", override))
     assert explain(error.value).startswith(words)
 
 

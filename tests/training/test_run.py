@@ -66,10 +66,7 @@ def test_a_record_holds_what_a_table_needs(undisturbed):
     assert record["schema"] == records.SCHEMA
     assert record["name"] == "digits_legs"
     assert record["id"] == f"{record['hash']}-seed0"
-    assert (
-        record["command"]
-        == "python train.py experiment=digits_legs model.hidden_size=8 trainer.max_epochs=3 trainer=cpu"
-    )
+    assert record["command"] == "python train.py experiment=digits model.hidden_size=8 trainer.max_epochs=3 trainer=cpu"
     assert record["epochs"] == len(record["history"]) == 3
     assert [epoch["epoch"] for epoch in record["history"]] == [1, 2, 3]
     assert record["metrics"]["last"]["epoch"] == 3

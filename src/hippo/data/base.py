@@ -32,6 +32,11 @@ class Batch(NamedTuple):
     lengths: Tensor | None = None
 
 
+def steps(x: Tensor, y: Tensor, timestamps: bool) -> Batch:
+    """Return sequences sampled at the times 0, 1, …, which they carry as timestamps or not."""
+    return Batch(x, y, torch.arange(float(x.shape[1])).expand(x.shape[:2]) if timestamps else None)
+
+
 class Sequences(Dataset[Batch]):
     """A split in memory. A whole batch is taken by one indexing operation, not item by item.
 

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from hippo.data.base import Batch, SequenceDataset, Sequences, Splits
+from hippo.data.base import SequenceDataset, Sequences, Splits, steps
 from hippo.data.permutation import Permutation, pixel_order
 
 
@@ -20,11 +20,13 @@ class Digits(SequenceDataset):
         permutation: Order of the pixels.
         permutation_seed: Seed of the "random" permutation.
         split_seed: Seed of the split.
+        timestamps: Whether step k carries the timestamp k.
     """
 
     permutation: Permutation = "bit_reversal"
     permutation_seed: int = 0
     split_seed: int = 0
+    timestamps: bool = False
 
     def load(self, root: Path) -> Splits:
         pixels, labels = load_digits(return_X_y=True)
@@ -34,6 +36,6 @@ class Digits(SequenceDataset):
         train, rest = train_test_split(range(len(y)), train_size=0.7, stratify=y, random_state=self.split_seed)
         validation, test = train_test_split(rest, train_size=0.5, stratify=y[rest], random_state=self.split_seed)
         return Splits(
-            *(Sequences(Batch(x[rows], y[rows])) for rows in (train, validation, test)),
+            *(Sequences(steps(x[rows], y[rows], self.timestamps)) for rows in (train, validation, test)),
             classes=tuple(str(digit) for digit in range(10)),
         )

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 import torchvision
 from filelock import FileLock
+from torch import Tensor
 
-from hippo.data.base import Batch, DataError, SequenceDataset, Sequences, Splits
+from hippo.data.base import DataError, SequenceDataset, Sequences, Splits, steps
 from hippo.data.permutation import Permutation, pixel_order
 
 MD5 = {
@@ -33,27 +34,29 @@ class MNIST(SequenceDataset):
             "random" (the literature's; results under different permutations are not comparable digit for digit).
         permutation_seed: Seed of the "random" permutation.
         split_seed: Seed of the choice of the validation images.
+        timestamps: Whether step k carries the timestamp k.
     """
 
     permutation: Permutation = "bit_reversal"
     permutation_seed: int = 0
     split_seed: int = 0
+    timestamps: bool = False
 
     def load(self, root: Path) -> Splits:
         fetch(root)
         order = pixel_order(self.permutation, 28 * 28, self.permutation_seed)
 
-        def read(train: bool) -> Batch:
+        def read(train: bool) -> tuple[Tensor, Tensor]:
             images = torchvision.datasets.MNIST(root, train=train)
-            return Batch(images.data.flatten(1)[:, order].unsqueeze(-1) / 255, images.targets)
+            return images.data.flatten(1)[:, order].unsqueeze(-1) / 255, images.targets
 
-        x, y, *_ = read(train=True)
+        x, y = read(train=True)
         rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(self.split_seed))
         train, validation = rows[:54_000].sort().values, rows[54_000:].sort().values
         return Splits(
-            Sequences(Batch(x[train], y[train])),
-            Sequences(Batch(x[validation], y[validation])),
-            Sequences(read(train=False)),
+            Sequences(steps(x[train], y[train], self.timestamps)),
+            Sequences(steps(x[validation], y[validation], self.timestamps)),
+            Sequences(steps(*read(train=False), self.timestamps)),
             classes=tuple(str(digit) for digit in range(10)),
         )
 

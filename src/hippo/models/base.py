@@ -1,10 +1,14 @@
 """The one interface of all sequence models."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from hippo.memory import check_timestamps
 
 
 class SequenceModel(nn.Module, ABC):
@@ -15,19 +19,42 @@ class SequenceModel(nn.Module, ABC):
     Args:
         input_size: Channels C.
         hidden_size: Features D.
+
+    Attributes:
+        needs_timestamps: Whether the gaps between observations are an input of the model, not to be done without.
+        takes_channel_mask: Whether the model knows what to do where some channels of a step are missing.
+        lr_factors: Factors on the learning rate, by the first part of a parameter's name; 1 for the others.
+        evaluations: Vector-field evaluations in the latest forward pass; None where there is no such field.
     """
+
+    needs_timestamps: ClassVar[bool] = False
+    takes_channel_mask: ClassVar[bool] = False
+    lr_factors: ClassVar[Mapping[str, float]] = {}
+    evaluations: int | None = None
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
-        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, not {size}")
+        positive(input_size=input_size, hidden_size=hidden_size)
         self.input_size = input_size
         self.hidden_size = hidden_size
 
     @abstractmethod
-    def unroll(self, x: Tensor, timestamps: Tensor | None) -> Sequence[Tensor] | Tensor:
-        """Return the hidden states (B, D) after each step of x (B, L, C), as a sequence or a tensor over L."""
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor] | Tensor:
+        """Return the hidden states (B, D) after each step, as a sequence or a tensor over L.
+
+        Args:
+            x: (B, L, C), 0 where a channel is missing.
+            timestamps: (B, L), or None.
+            mask: (B, L, C), True where a channel was observed, or None where all were.
+        """
+
+    def encode(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """Return the features (B, D) at each sequence's end, from what `unroll` gets and lengths (B,), or None."""
+        hidden = self.unroll(x, timestamps, mask)
+        if lengths is None:
+            return hidden[-1]
+        hidden = hidden if isinstance(hidden, Tensor) else torch.stack(tuple(hidden))
+        return hidden[lengths - 1, torch.arange(len(x), device=x.device)]
 
     def forward(
         self,
@@ -42,7 +69,8 @@ class SequenceModel(nn.Module, ABC):
             x: Padded batch (B, L, C), L ≥ 1.
             timestamps: (B, L), non-negative and non-decreasing; ignored by models that have no use for them.
             mask: (B, L), True where a step was observed. Steps that were not are left out, as if never recorded, so
-                what x holds there does not matter.
+                what x holds there does not matter. Models that take a mask for each channel, (B, L, C), leave out the
+                steps at which no channel was observed.
             lengths: (B,), number of valid steps, 1 ≤ length ≤ L; what lies beyond does not matter. Without it every
                 sequence is L long, its padding included.
 
@@ -50,35 +78,78 @@ class SequenceModel(nn.Module, ABC):
             Features (B, D).
 
         Raises:
-            ValueError: If shapes disagree, a length exceeds L, or a sequence has no observed step.
+            ValueError: If shapes disagree, a length exceeds L, a sequence has no observed step, an observed value is
+                not finite, or timestamps decrease, are not finite, or are missing where the model needs them.
         """
+        name = type(self).__name__
         if x.dim() != 3 or x.shape[1] == 0 or x.shape[2] != self.input_size:
             raise ValueError(f"x must be (B, L, {self.input_size}) with L ≥ 1, not {tuple(x.shape)}")
-        for name, value, shape in (
+        by_channel = mask is not None and mask.dim() == 3
+        for argument, value, shape in (
             ("timestamps", timestamps, x.shape[:2]),
-            ("mask", mask, x.shape[:2]),
+            ("mask", mask, x.shape if by_channel else x.shape[:2]),
             ("lengths", lengths, x.shape[:1]),
         ):
             if value is not None and value.shape != shape:
-                raise ValueError(f"{name} must be {tuple(shape)} to match x {tuple(x.shape)}, not {tuple(value.shape)}")
-        if mask is None and lengths is None:
-            return self.unroll(x, timestamps)[-1]
+                raise ValueError(
+                    f"{argument} must be {tuple(shape)} to match x {tuple(x.shape)}, not {tuple(value.shape)}"
+                )
+        if by_channel and not self.takes_channel_mask:
+            raise ValueError(f"{name} takes no mask for each channel; fill the gaps in, or use GRUD or NeuralCDE")
+        if self.needs_timestamps and timestamps is None:
+            raise ValueError(f"{name} needs timestamps; they are (B, L)")
 
-        steps = torch.arange(x.shape[1], device=x.device)
-        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask.bool()
-        if lengths is not None:
-            valid = valid & (steps < lengths.unsqueeze(1))
-            if lengths.is_floating_point() or (lengths > x.shape[1]).any():
-                raise ValueError(f"lengths must be whole numbers of at most {x.shape[1]}, not {lengths.tolist()}")
-        lengths = valid.sum(1)
-        if (lengths == 0).any():
-            empty = int((lengths == 0).nonzero()[0])
-            raise ValueError(f"sequence {empty} of the batch has no observed step; leave it out or give it one")
-        # Observed steps first, in their order; the rest repeats the last of them, which no causal model can see.
-        order = torch.argsort((~valid).to(torch.uint8), dim=1, stable=True)
-        order = order.gather(1, torch.minimum(steps.expand_as(order), lengths.unsqueeze(1) - 1))
-        x = x.gather(1, order.unsqueeze(-1).expand_as(x))
-        timestamps = None if timestamps is None else timestamps.gather(1, order)
-        hidden = self.unroll(x, timestamps)
-        hidden = hidden if isinstance(hidden, Tensor) else torch.stack(tuple(hidden))
-        return hidden[lengths - 1, torch.arange(len(x), device=x.device)]
+        channels = mask.bool() if mask is not None and by_channel else None
+        if mask is not None or lengths is not None:
+            order, lengths = _observed(x, mask if channels is None else channels.any(-1), lengths)
+            everywhere = order.unsqueeze(-1).expand_as(x)
+            x = x.gather(1, everywhere)
+            timestamps = None if timestamps is None else timestamps.gather(1, order)
+            channels = None if channels is None else channels.gather(1, everywhere)
+        if channels is not None:
+            x = x.masked_fill(~channels, 0.0)
+        if not torch.isfinite(x).all():
+            raise ValueError("x holds NaN or infinity; say in `mask` what was not observed, or fill it in")
+        if self.needs_timestamps and timestamps is not None:
+            check_timestamps(timestamps.mT, torch.cat([torch.zeros_like(timestamps[:, :1]), timestamps[:, :-1]], 1).mT)
+        return self.encode(x, timestamps, channels, lengths)
+
+
+def gaps(timestamps: Tensor | None, like: Tensor) -> Tensor:
+    """Return the time from each step back to the one before, 0 at the first, (B, L), in the dtype of `like`."""
+    assert timestamps is not None
+    times = timestamps.to(torch.float64)
+    return torch.diff(times, dim=1, prepend=times[:, :1]).to(like)
+
+
+def positive(**sizes: int) -> None:
+    """Raise ValueError unless every size is at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+
+
+def positive_time(**lengths: float) -> None:
+    """Raise ValueError unless every length of time is above 0 and finite."""
+    for name, length in lengths.items():
+        if not 0 < length < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, not {length}")
+
+
+def _observed(x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return which steps were observed, (B, L): in their order, the last repeated, and how many, (B,).
+
+    What repeats the last observed step comes after it, where no causal model can see it.
+    """
+    steps = torch.arange(x.shape[1], device=x.device)
+    valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask.bool()
+    if lengths is not None:
+        if lengths.is_floating_point() or (lengths > x.shape[1]).any():
+            raise ValueError(f"lengths must be whole numbers of at most {x.shape[1]}, not {lengths.tolist()}")
+        valid = valid & (steps < lengths.unsqueeze(1))
+    count = valid.sum(1)
+    if (count == 0).any():
+        empty = int((count == 0).nonzero()[0])
+        raise ValueError(f"sequence {empty} of the batch has no observed step; leave it out or give it one")
+    order = torch.argsort((~valid).to(torch.uint8), dim=1, stable=True)
+    return order.gather(1, torch.minimum(steps.expand_as(order), count.unsqueeze(1) - 1)), count

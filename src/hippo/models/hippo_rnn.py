@@ -49,7 +49,7 @@ class HiPPORNN(SequenceModel):
         for block in self.candidate.weight.split([self.input_size, self.memory.order], dim=1):
             nn.init.xavier_normal_(block)
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None) -> list[Tensor]:
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> list[Tensor]:
         with torch.autocast(x.device.type, enabled=False):
             return self._unroll(x.to(self.write.weight), timestamps)
 

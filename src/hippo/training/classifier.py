@@ -31,15 +31,18 @@ class SequenceClassifier(pl.LightningModule):
     Args:
         model: Features (B, D).
         classes: Number of classes.
-        optimizer: Makes an optimizer from parameters.
+        optimizer: Makes an optimizer from groups of parameters.
+
+    Raises:
+        ConfigError: If the model needs what the data do not have.
     """
 
     def __init__(self, model: SequenceModel, classes: int, optimizer: Callable[..., Optimizer]) -> None:
         super().__init__()
         self.model = model
         self.head = nn.Linear(model.hidden_size, classes)
-        optimizer(self.parameters())  # what is wrong with its settings is said before any work
         self.make_optimizer = optimizer
+        self.configure_optimizers()  # what is wrong with its settings is said before any work
         # No metric looks at its input's values on the host: on a GPU that would stall every step.
         self.metrics = nn.ModuleDict()
         for split in ("train", "validation", "test"):
@@ -61,7 +64,15 @@ class SequenceClassifier(pl.LightningModule):
         self._step(batch, "test")
 
     def configure_optimizers(self) -> Optimizer:
-        return self.make_optimizer(self.parameters())
+        factors = {f"model.{name}": factor for name, factor in self.model.lr_factors.items()}
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            factor = next((f for prefix, f in factors.items() if name.startswith(f"{prefix}.")), 1.0)
+            groups.setdefault(factor, []).append(parameter)
+        optimizer = self.make_optimizer([{"params": parameters} for parameters in groups.values()])
+        for group, factor in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] *= factor
+        return optimizer
 
     def on_train_epoch_end(self) -> None:
         loss = float(self.trainer.callback_metrics["train/loss"])
@@ -76,6 +87,9 @@ class SequenceClassifier(pl.LightningModule):
 
     def _step(self, batch: Batch, split: str) -> Tensor:
         logits = self(batch)
+        if self.model.evaluations is not None:
+            evaluations = float(self.model.evaluations)
+            self.log(f"{split}/evaluations", evaluations, on_step=False, on_epoch=True, batch_size=len(batch.y))
         loss = nn.functional.cross_entropy(logits, batch.y)
         self._metric(f"{split}/loss").update(loss.detach(), weight=len(batch.y))
         self._metric(f"{split}/accuracy").update(logits.detach(), batch.y)

@@ -44,6 +44,7 @@ class Settings:
     trainer: dict
     logger: dict | None
     paths: dict
+    window: float
     patience: int | None = None
     threads: int | None = None
     force: bool = False

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 SCHEMA = 1
-NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force"}
+NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force", "window"}
 _HARDWARE = {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar"}
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "numpy", "scikit-learn")
 

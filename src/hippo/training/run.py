@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from hippo.data import Sequences
+from hippo.models import SequenceModel
 from hippo.training import checkpoints, records, tracking
 from hippo.training.callbacks import EpochSeed, History
 from hippo.training.classifier import SequenceClassifier, SequenceData
@@ -60,6 +62,21 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         raise ConfigError(f"another process is at work on this run, in {folder}") from None
 
 
+def misfit(model: SequenceModel, data: Sequences) -> None:
+    """Raise ConfigError if the model needs what the data do not have, or cannot take what they have."""
+    name, batch = type(model).__name__, data.everything
+    if model.needs_timestamps and batch.timestamps is None:
+        raise ConfigError(
+            f"model: {name} needs timestamps, and the dataset has none. Add dataset.timestamps=true (k at step k), "
+            "or choose a model that reads none, such as model=gru, or one that can do without, such as model=legs"
+        )
+    if batch.mask is not None and batch.mask.dim() == 3 and not model.takes_channel_mask:
+        raise ConfigError(
+            f"model: {name} cannot tell which channels of a step are missing, as they are in this dataset. Choose "
+            "model=gru_d or model=neural_cde"
+        )
+
+
 def summary(record: dict[str, Any]) -> str:
     """Return the lines that say what a run came to."""
     lines = [
@@ -80,6 +97,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     pl.seed_everything(seed, verbose=False)
     with building("model"):
         model = instantiate(values["model"], input_size=example.shape[2])
+    misfit(model, data.splits.train)
     with building("optimizer"):
         module = SequenceClassifier(model, len(classes), instantiate(values["optimizer"], _partial_=True))
     parameters = sum(p.numel() for p in module.parameters())

@@ -1,0 +1,59 @@
+"""A memory whose step is the same at all times, c_k = Ā c_{k−1} + B̄ f_k, over a whole signal that is known ahead.
+
+Three forms of the same map with the same signature. `recurrence` is the definition, and the reference of the others.
+`convolution` is c = K ∗ f with the kernel K_k = Ā^k B̄, by FFT: O(N L log L) a signal, once the kernel is there. `scan`
+composes steps pairwise, in log₂ L rounds of one product each: more work, but no rounding spreads from one part of the
+signal to another.
+
+Args, of each:
+    A: Ā (N, N).
+    B: B̄ (N,).
+    f: Signal (..., L).
+    c: Coefficients before the first sample (..., N).
+
+Returns:
+    The coefficients after every sample (..., L, N).
+"""
+
+import torch
+from torch import Tensor
+
+
+def recurrence(A: Tensor, B: Tensor, f: Tensor, c: Tensor) -> Tensor:
+    """Step by step."""
+    outputs = []
+    for f_k in f.unbind(-1):
+        c = torch.addcmul(c @ A.mT, f_k.unsqueeze(-1), B)
+        outputs.append(c)
+    return torch.stack(outputs, dim=-2)
+
+
+def scan(A: Tensor, B: Tensor, f: Tensor, c: Tensor) -> Tensor:
+    """By recursive doubling: after round j each entry holds the effect of the 2^j samples up to it."""
+    length = f.shape[-1]
+    effect = f.unsqueeze(-1) * B
+    effect = torch.cat([effect[..., :1, :] + (c @ A.mT).unsqueeze(-2), effect[..., 1:, :]], dim=-2)
+    reach = 1
+    while reach < length:
+        later = torch.addmm(effect[..., reach:, :].flatten(0, -2), effect[..., :-reach, :].flatten(0, -2), A.mT)
+        effect = torch.cat([effect[..., :reach, :], later.view_as(effect[..., reach:, :])], dim=-2)
+        A, reach = A @ A, 2 * reach
+    return effect
+
+
+def convolution(A: Tensor, B: Tensor, f: Tensor, c: Tensor) -> Tensor:
+    """By FFT. Rounding is relative to the largest coefficient of the whole signal."""
+    length = f.shape[-1]
+    kernel = powers(A, B, length)
+    size = 2 * length - 1
+    spectrum = torch.fft.rfft(f, size).unsqueeze(-1) * torch.fft.rfft(kernel, size, dim=0)
+    return torch.fft.irfft(spectrum, size, dim=-2)[..., :length, :] + powers(A, c @ A.mT, length)
+
+
+def powers(A: Tensor, v: Tensor, count: int) -> Tensor:
+    """Return v, A v, A² v, …, A^(count−1) v for vectors v (..., N), as (..., count, N), in log₂ count products."""
+    found = v.unsqueeze(-2)
+    while found.shape[-2] < count:
+        found = torch.cat([found, found @ A.mT], dim=-2)
+        A = A @ A
+    return found[..., :count, :]

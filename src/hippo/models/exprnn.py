@@ -1,0 +1,48 @@
+"""Orthogonal recurrence by the matrix exponential (Lezcano-Casado and Martínez-Rubio 2019, arXiv 1901.08428)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from hippo.models.base import SequenceModel
+
+
+class ExpRNN(SequenceModel):
+    """h_t = modReLU(W_x x_t + e^S h_{t-1}) with a skew-symmetric S, hence an orthogonal e^S.
+
+    modReLU(z) = sign(z) max(|z| + b, 0). The orthogonal parameters learn at a tenth of the rate, and start as rotations
+    of planes whose angles are drawn as in Section 4.3 (the Cayley initialisation of Helfrich et al. 2018).
+
+    Args:
+        input_size: Channels C.
+        hidden_size: Features D.
+    """
+
+    lr_factors: ClassVar[Mapping[str, float]] = {"recurrent": 0.1}
+
+    def __init__(self, input_size: int, hidden_size: int = 512) -> None:
+        super().__init__(input_size, hidden_size)
+        self.input = nn.Linear(input_size, hidden_size, bias=False)
+        nn.init.kaiming_normal_(self.input.weight, nonlinearity="relu")
+        self.recurrent = orthogonal(nn.Linear(hidden_size, hidden_size, bias=False), orthogonal_map="matrix_exp")
+        self.threshold = nn.Parameter(torch.empty(hidden_size).uniform_(-0.01, 0.01))
+
+        u = torch.cos(torch.rand(hidden_size // 2) * math.pi / 2)
+        s = torch.zeros(max(hidden_size - 1, 0))
+        s[::2] = -torch.sqrt((1 - u) / (1 + u))
+        skew = torch.diag(s, 1) - torch.diag(s, -1) if hidden_size > 1 else torch.zeros(1, 1)
+        self.recurrent.weight = torch.linalg.matrix_exp(skew)
+
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> list[Tensor]:
+        W: Any = self.recurrent.weight  # one matrix exponential a sequence
+        h = x.new_zeros(len(x), self.hidden_size)
+        hidden = []
+        for z_x in self.input(x.transpose(0, 1)):
+            z = torch.addmm(z_x, h, W.mT)
+            h = torch.sign(z) * torch.relu(z.abs() + self.threshold)
+            hidden.append(h)
+        return hidden

@@ -1,0 +1,66 @@
+"""The Fourier recurrent unit (Zhang, Lin, Song and Dhillon 2018, arXiv 1803.06585)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hippo.models.base import SequenceModel, positive, positive_time
+
+
+class FRU(SequenceModel):
+    """Statistics of the hidden past, averaged under cosines of several frequencies.
+
+        r_t = relu(W_r u_{t-1} + b_r)
+        φ_t = relu(W_φ [x_t, r_t] + b_φ)
+        u_t^k = u_{t-1}^k + cos(2π f_k t / T) φ_t / T     for every frequency f_k
+        h_t = relu(W_h u_t + b_h)
+
+    The update is residual, so no gradient vanishes. Frequencies f_k = k/2 make the cosines a complete basis on [0, T];
+    the paper leaves their choice open. Timestamps are not used.
+
+    Args:
+        input_size: Channels C.
+        hidden_size: Features D.
+        length: T, the number of steps that the lowest frequencies resolve; sequences should not be much longer.
+        frequencies: Number of frequencies.
+        statistics: Size of φ.
+        recurrent_size: Size of r.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int = 512,
+        length: float = 200.0,
+        frequencies: int = 60,
+        statistics: int = 10,
+        recurrent_size: int = 60,
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        positive(frequencies=frequencies, statistics=statistics, recurrent_size=recurrent_size)
+        positive_time(length=length)
+        self.length = length
+        self.frequencies = frequencies
+        self.recall = nn.Linear(frequencies * statistics, recurrent_size)
+        self.statistic = nn.Linear(input_size + recurrent_size, statistics)
+        self.read = nn.Linear(frequencies * statistics, hidden_size)
+
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> list[Tensor]:
+        """Return the averages u (B, frequencies · statistics) after each step; `encode` reads them once, at the end."""
+        statistic_x, statistic_r = self.statistic.weight.split([self.input_size, self.recall.out_features], dim=1)
+        from_x = nn.functional.linear(x.transpose(0, 1), statistic_x, self.statistic.bias)
+        t = torch.arange(1, x.shape[1] + 1, dtype=torch.float64, device=x.device)
+        half_turns = torch.arange(self.frequencies, device=x.device) / self.length
+        waves = (torch.cos(math.pi * t.unsqueeze(1) * half_turns) / self.length).to(x).unsqueeze(-1)
+        u = x.new_zeros(len(x), self.frequencies, self.statistic.out_features)
+        averages = []
+        for z_x, wave in zip(from_x, waves, strict=True):
+            r = torch.relu(self.recall(u.flatten(1)))
+            phi = torch.relu(torch.addmm(z_x, r, statistic_r.mT))
+            u = torch.addcmul(u, wave, phi.unsqueeze(1))
+            averages.append(u.flatten(1))
+        return averages
+
+    def encode(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+        return torch.relu(self.read(super().encode(x, timestamps, mask, lengths)))

@@ -1,0 +1,94 @@
+"""Neural controlled differential equations (Kidger, Morrill, Foster and Lyons 2020, arXiv 2005.08926)."""
+
+import math
+from typing import Any
+
+import torch
+import torchcde
+from torch import Tensor, nn
+
+from hippo.models.base import SequenceModel, positive
+from hippo.models.ode_rnn import check_method
+
+
+class NeuralCDE(SequenceModel):
+    """dz = f(z) dX: a hidden state driven by the path through the observations.
+
+    X is the cubic Hermite spline with backward differences through (time, x), which does not look ahead (arXiv
+    2106.11028), and takes its values at whole numbers: time is a channel, the index of the step where there are no
+    timestamps. f is a ReLU network with tanh at its end; z starts as a linear map of X's beginning. The sizes default
+    to those published for Character Trajectories. A channel missing at a step is interpolated, by torchcde, which is
+    slow: fill it in beforehand for long training.
+
+    Args:
+        input_size: Channels C.
+        hidden_size: Features D.
+        field_size: Width of f.
+        field_depth: Hidden layers of f.
+        method: A solver of torchdiffeq.
+        steps: Steps of the solver from one observation to the next.
+        adjoint: Whether gradients come from the adjoint CDE.
+    """
+
+    takes_channel_mask = True
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int = 32,
+        field_size: int = 32,
+        field_depth: int = 4,
+        method: str = "rk4",
+        steps: int = 1,
+        adjoint: bool = False,
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        positive(field_size=field_size, field_depth=field_depth, steps=steps)
+        check_method(method)
+        self.start = nn.Linear(input_size + 1, hidden_size)
+        self.field: nn.Module = Field(input_size + 1, hidden_size, field_size, field_depth)
+        self.method = method
+        self.steps = steps
+        self.adjoint = adjoint
+
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        length = x.shape[1]
+        if timestamps is None:
+            timestamps = torch.arange(length, device=x.device).expand(x.shape[:2])
+        if mask is not None:
+            x = x.masked_fill(~mask, math.nan)
+        knots = torch.cat([timestamps.unsqueeze(-1).to(x), x], dim=-1)
+        if length == 1:
+            self.evaluations = 0
+            return self.start(knots.nan_to_num()).transpose(0, 1)
+        path = torchcde.CubicSpline(torchcde.hermite_cubic_coefficients_with_backward_differences(knots))
+        grid = torch.linspace(0, length - 1, (length - 1) * self.steps + 1, dtype=x.dtype, device=x.device)
+        field = Counted(self.field)
+        parameters = {"adjoint_params": tuple(self.field.parameters())} if self.adjoint else {}
+        start = self.start(path.evaluate(grid[0]))
+        z: Any = torchcde.cdeint(path, field, start, grid, self.adjoint, method=self.method, **parameters)
+        self.evaluations = field.calls - 1  # torchcde tries the field once, to see its shapes
+        return z[:, :: self.steps].transpose(0, 1)
+
+
+class Field(nn.Sequential):
+    """f: (B, D) to (B, D, channels)."""
+
+    def __init__(self, channels: int, hidden_size: int, width: int, depth: int) -> None:
+        layers: list[nn.Module] = []
+        for k in range(depth):
+            layers += [nn.Linear(hidden_size if k == 0 else width, width), nn.ReLU()]
+        layers += [nn.Linear(width, hidden_size * channels), nn.Tanh(), nn.Unflatten(-1, (hidden_size, channels))]
+        super().__init__(*layers)
+
+
+class Counted:
+    """A vector field f(t, z) = f(z) that counts how often it is evaluated."""
+
+    def __init__(self, field: nn.Module) -> None:
+        self.field = field
+        self.calls = 0
+
+    def __call__(self, t: Tensor, z: Tensor) -> Tensor:
+        self.calls += 1
+        return self.field(z)

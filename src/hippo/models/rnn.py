@@ -1,0 +1,91 @@
+"""Plain and gated recurrent networks: the framework's kernels where there are any. None of them uses timestamps."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from hippo.models.base import SequenceModel
+
+
+class RNN(SequenceModel):
+    """One layer of `torch.nn.RNN` with tanh (Elman 1990) and the framework's default initialisation.
+
+    Args:
+        input_size: Channels C.
+        hidden_size: Features D.
+    """
+
+    kernel: Callable[[int, int], nn.RNNBase] = nn.RNN
+
+    def __init__(self, input_size: int, hidden_size: int = 512) -> None:
+        super().__init__(input_size, hidden_size)
+        self.rnn = self.kernel(input_size, hidden_size)
+
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        return self.rnn(x.transpose(0, 1))[0]
+
+
+class GRU(RNN):
+    """One layer of `torch.nn.GRU`, gated by update and reset (arXiv 1406.1078).
+
+    Args:
+        input_size: Channels C.
+        hidden_size: Features D.
+    """
+
+    kernel = nn.GRU
+
+
+class LSTM(RNN):
+    """One layer of `torch.nn.LSTM` (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+
+    Args:
+        input_size: Channels C.
+        hidden_size: Features D.
+    """
+
+    kernel = nn.LSTM
+
+
+class MGU(SequenceModel):
+    """The minimal gated unit: one gate that forgets and resets (equations 4 to 6 of arXiv 1603.09420).
+
+        f_t = σ(W_f [x_t, h_{t-1}] + b_f)
+        h_t = (1 − f_t) h_{t-1} + f_t tanh(W_h [x_t, f_t h_{t-1}] + b_h)
+
+    Args:
+        input_size: Channels C.
+        hidden_size: Features D.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int = 512) -> None:
+        super().__init__(input_size, hidden_size)
+        self.forget = nn.Linear(input_size + hidden_size, hidden_size)
+        self.candidate = nn.Linear(input_size + hidden_size, hidden_size)
+        for parameter in self.parameters():  # as the framework's recurrent layers
+            nn.init.uniform_(parameter, -1 / math.sqrt(hidden_size), 1 / math.sqrt(hidden_size))
+
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> list[Tensor]:
+        (forget_x, forget_h), (candidate_x, candidate_h) = (
+            layer.weight.split([self.input_size, self.hidden_size], dim=1) for layer in (self.forget, self.candidate)
+        )
+        bias = torch.cat([self.forget.bias, self.candidate.bias])
+        from_x = nn.functional.linear(x.transpose(0, 1), torch.cat([forget_x, candidate_x]), bias)
+        h = from_x.new_zeros(len(x), self.hidden_size)
+        hidden = []
+        for forget, candidate in (z.chunk(2, dim=-1) for z in from_x):
+            f = torch.sigmoid(torch.addmm(forget, h, forget_h.mT))
+            h = torch.lerp(h, torch.tanh(torch.addmm(candidate, f * h, candidate_h.mT)), f)
+            hidden.append(h)
+        return hidden
+
+
+def gru_step(from_x: Tensor, h: Tensor, cell: nn.GRUCell) -> Tensor:
+    """Return a GRU's next hidden state (B, D) from W_x x_t + b_x, (B, 3D), and the present one, as `nn.GRU` does it."""
+    from_h = nn.functional.linear(h, cell.weight_hh, cell.bias_hh)
+    gates, candidate = from_x.split([2 * h.shape[-1], h.shape[-1]], dim=-1)
+    gates_h, candidate_h = from_h.split([2 * h.shape[-1], h.shape[-1]], dim=-1)
+    reset, update = torch.sigmoid(gates + gates_h).chunk(2, dim=-1)
+    return torch.lerp(torch.tanh(torch.addcmul(candidate, reset, candidate_h)), h, update)
