@@ -324,11 +324,10 @@ def test_the_solution_of_the_equation_is_the_projection(measure, order, relative
         return torch.sin(3 * x + 1) + torch.exp(x / 4)
 
     def project(now):
-        legt = LegT(measure.length) if isinstance(measure, LMU) else measure
-        x, w = rule(legt, now, nodes=120)
-        g = measure.basis(order, x, now)
-        norms = (g.square() * w[:, None]).sum(0)  # 1, but for the LMU, whose basis is not normalized
-        return (w * f(x)) @ g / norms
+        lmu = isinstance(measure, LMU)
+        x, w = rule(LegT(measure.length) if lmu else measure, now, nodes=120)
+        norms = 2 * torch.arange(order) + 1 if lmu else 1  # the LMU's basis is not normalized
+        return (w * f(x)) @ measure.basis(order, x, now) * norms
 
     A, B = measure.dynamics(order)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hippo import HiPPO, State, discretize
-from hippo.measures import LegS, LegT
+from hippo.measures import LMU, ChebT, FouT, LagT, LegS, LegT, Rand
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -14,6 +14,9 @@ EVERY_KIND = [
     pytest.param(measure, discretization, id=f"{name}-{discretization}")
     for name, measure in (("legs", LegS()), ("legt", LegT(20.0)))
     for discretization in ("bilinear", "backward_euler", 0.3, "zoh")
+] + [
+    pytest.param(measure, "bilinear", id=f"{type(measure).__name__}-bilinear")
+    for measure in (ChebT(20.0), FouT(20.0), LagT(7.0), LMU(20.0), Rand(20.0))
 ]
 every_kind = pytest.mark.parametrize(("measure", "discretization"), EVERY_KIND)
 
@@ -463,3 +466,63 @@ def test_float32_keeps_a_long_mean():
     ]
     three_standard_deviations_of_rounding = 3 * 20_000**0.5 * 2**-24
     assert abs(means[0] - means[1]) < three_standard_deviations_of_rounding
+
+
+# What the measures have in common with older cells, and with each other.
+
+
+def test_a_laguerre_memory_of_one_number_is_a_gated_recurrence():
+    """c ← (1 − Δ) c + Δ f, the exponential mean that gates interpolate by (Section 2.4 of the paper)."""
+    signal, delta = torch.randn(3, 40), 0.3
+    c, _ = HiPPO(LagT(1 / delta), 1, "euler")(signal)
+    expected = torch.zeros(3)
+    for k in range(40):
+        expected = (1 - delta) * expected + delta * signal[:, k]
+        torch.testing.assert_close(c[:, k, 0], expected, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("order", [1, 5, 40])
+def test_legs_with_regular_timestamps_is_legs(order, relative_error):
+    signal = torch.randn(3, 60)
+    plain, _ = HiPPO("legs", order)(signal)
+    for scale in (1.0, 0.37):
+        timed, _ = HiPPO("legs", order)(signal, scale * torch.arange(60.0).expand(3, -1))
+        assert relative_error(timed, plain) < 1e-12
+
+
+@every_kind
+def test_a_batch_sampled_alike_is_remembered_as_its_parts_are(measure, discretization, relative_error):
+    """One transition for the whole batch, against one for each sample."""
+    signal, times = torch.randn(3, 25), irregular_times(1, 25).expand(3, -1)
+    memory = HiPPO(measure, 9, discretization)
+    together, state = memory(signal, times)
+    mixed, _ = memory(torch.cat([signal, signal[:1]]), torch.cat([times, times[:1] + 1]))
+    assert relative_error(together, mixed[:3]) < 1e-12
+    assert state.time.shape == (3,)
+    first, middle = memory(signal[:, :10], times[:, :10])
+    second, _ = memory(signal[:, 10:], times[:, 10:], middle)
+    assert relative_error(torch.cat([first, second], 1), together) < 1e-12
+
+
+@pytest.mark.parametrize("order", [4, 24])
+def test_the_memory_of_the_lmu_is_that_of_legt(order, relative_error):
+    signal = torch.randn(2, 100)
+    change = torch.sqrt(2 * torch.arange(order) + 1.0) * (-1.0) ** torch.arange(order)
+    legt, _ = HiPPO(LegT(30.0), order, "zoh")(signal)
+    lmu, _ = HiPPO(LMU(30.0), order, "zoh")(signal)
+    assert relative_error(lmu, legt * change) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("measure", "order", "bound"),
+    [(LegT(500.0), 24, 2e-4), (ChebT(500.0), 24, 2e-4), (FouT(500.0), 49, 0.2), (LagT(40.0), 24, 0.002)],
+    ids=str,
+)
+def test_a_sliding_memory_gives_its_window_back(measure, order, bound):
+    def f(t):
+        return torch.sin(t / 90) + 0.5 * torch.cos(t / 40)
+
+    memory, t = HiPPO(measure, order), torch.arange(1.0, 1401.0)
+    c, state = memory(f(t - 0.5).unsqueeze(0))  # a sample stands for the interval that ends with it
+    recent = t[-300:]
+    assert (memory.reconstruct(c[0, -1], recent, now=float(state.time)) - f(recent)).square().mean().sqrt() < bound
