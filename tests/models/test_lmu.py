@@ -51,14 +51,14 @@ def test_the_memory_of_an_impulse_is_the_closed_form(trainable, relative_error):
 
 def test_what_the_memory_holds_are_the_legendre_coefficients_of_the_window():
     """m_n = (2n+1)/θ ∫ u(t−s) P_n(2s/θ − 1) ds, for an input that the window holds exactly."""
-    order, length, steps = 24, 20.0, 200
+    order, length, steps = 24, 200.0, 1000
     model = LMU(1, order, order, length)
     with torch.no_grad():
         for parameter in (model.write_h, model.write_m, model.kernel_x, model.kernel_h):
             parameter.zero_()
         model.write_x.fill_(1.0)
         model.kernel_m.copy_(1e-3 * torch.eye(order))
-    x = 0.5 * torch.cos(torch.arange(steps) / 40).reshape(1, -1, 1)
+    x = 0.5 * torch.cos(torch.arange(steps) / 400).reshape(1, -1, 1)
     m = torch.atanh(model(x)[0]) * 1e3
     held_for_a_step = x[0, :, 0].flip(0)[: int(length)]  # u(t − s) for s in [0, 1), [1, 2), …
     node, weight = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(5))

@@ -1,0 +1,61 @@
+"""Any model on a dataset by one word, and what training makes of its wishes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hippo.models import GRU, ExpRNN
+from hippo.training.classifier import SequenceClassifier
+from hippo.training.config import ConfigError
+from hippo.training.errors import explain
+from hippo.training.run import run
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+
+
+def test_the_orthogonal_parameters_learn_at_a_tenth_of_the_rate():
+    module = SequenceClassifier(ExpRNN(1, 6), 3, lambda groups: torch.optim.Adam(groups, lr=0.02))
+    rates = {
+        id(parameter): group["lr"]
+        for group in module.configure_optimizers().param_groups
+        for parameter in group["params"]
+    }
+    assert len(rates) == len(list(module.parameters()))
+    for name, parameter in module.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(0.002 if name.startswith("model.recurrent.") else 0.02), name
+
+
+def test_other_models_learn_at_one_rate():
+    module = SequenceClassifier(GRU(1, 6), 3, lambda groups: torch.optim.SGD(groups, lr=0.1))
+    (group,) = module.configure_optimizers().param_groups
+    assert group["lr"] == 0.1
+    assert len(group["params"]) == len(list(module.parameters()))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_trains_on_the_digits_by_one_word(tiny, model, capsys):
+    record = run(tiny(f"model={model}", "trainer.max_epochs=1", "+trainer.limit_train_batches=2"))
+    assert record["name"] == f"digits_{model}"
+    (epoch,) = record["history"]
+    assert 0 < epoch["train/loss"] < 10
+    assert ("train/evaluations" in epoch) == (model in ("ode_rnn", "neural_cde"))
+    if model == "ode_rnn":
+        assert epoch["train/evaluations"] == epoch["validation/evaluations"] == 63
+    assert f"hidden size {record['config']['model']['hidden_size']}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", ["gru_d", "gru_dt", "ode_rnn"])
+def test_a_model_of_gaps_is_refused_data_without_timestamps(tiny, model):
+    with pytest.raises(ConfigError) as error:
+        run(tiny(f"model={model}", "dataset.timestamps=false"))
+    assert "needs timestamps, and the dataset has none" in explain(error.value)
+    assert "dataset.timestamps=true" in explain(error.value)
+
+
+def test_a_length_given_once_reaches_the_models_that_have_one(compose):
+    for model, key in (("legt", "measure"), ("chebyshev", "measure"), ("rand", "measure")):
+        assert compose(f"model={model}", "window=33").model[key].length == 33
+    for model, key in (("lmu", "length"), ("fru", "length"), ("ode_rnn", "unit"), ("gru_d", "unit")):
+        assert compose(f"model={model}", "window=33").model[key] == 33
