@@ -1,4 +1,7 @@
-"""Time one training step at permuted MNIST's size (batch 100, 784 steps, hidden 512), beside nn.GRU and the arithmetic.
+"""Time one training step of each model, beside nn.GRU and beside the matrix products a HiPPO-RNN cannot do without.
+
+    python scripts/benchmark.py legs gru                         # at permuted MNIST's size
+    python scripts/benchmark.py --length 182 --hidden 256        # every model, at Character Trajectories'
 
 Each part runs in a process of its own, so that peak memory is its own, `--rounds` times in turn; medians are reported.
 """
@@ -10,21 +13,31 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 import hippo.training  # noqa: F401  (flushes denormals before the thread pool starts)
-from hippo.models import GRU, HiPPORNN
 from hippo.training import records
 
+CONFIGS = Path(__file__).parents[1] / "configs" / "model"
+MODELS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+FLOOR = "products"
 
-def network(kind: type, batch: int, length: int, hidden: int) -> dict[str, float]:
-    """Return seconds of forward, backward and optimizer of the second step; the first warms up."""
+
+def network(name: str, batch: int, length: int, hidden: int) -> dict[str, float]:
+    """Return the seconds of a step's parts and the parameters of a model as configured, at a hidden size."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = torch.nn.Sequential(kind(1, hidden), torch.nn.Linear(hidden, 10)).to(device)
+    config: Any = OmegaConf.create({"window": length, "model": OmegaConf.load(CONFIGS / f"{name}.yaml")})
+    config.model.hidden_size = hidden
+    network = instantiate(OmegaConf.to_container(config, resolve=True)["model"], input_size=1)  # type: ignore[index]
+    model = torch.nn.ModuleDict({"body": network, "head": torch.nn.Linear(hidden, 10)}).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     x, y = torch.rand(batch, length, 1, device=device), torch.randint(10, (batch,), device=device)
+    timestamps = torch.arange(float(length), device=device).expand(batch, -1) if network.needs_timestamps else None
     marks = []
 
     def mark() -> None:
@@ -36,13 +49,14 @@ def network(kind: type, batch: int, length: int, hidden: int) -> dict[str, float
         marks.clear()
         optimizer.zero_grad()
         mark()
-        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss = torch.nn.functional.cross_entropy(model["head"](model["body"](x, timestamps)), y)
         mark()
         loss.backward()
         mark()
         optimizer.step()
         mark()
-    return {name: marks[i + 1] - marks[i] for i, name in enumerate(("forward", "backward", "optimizer"))}
+    seconds = {part: marks[i + 1] - marks[i] for i, part in enumerate(("forward", "backward", "optimizer"))}
+    return seconds | {"parameters": sum(p.numel() for p in model.parameters())}
 
 
 def products(batch: int, length: int, hidden: int) -> dict[str, float]:
@@ -65,49 +79,58 @@ def products(batch: int, length: int, hidden: int) -> dict[str, float]:
         if device == "cuda":
             torch.cuda.synchronize()
         marks.append(time.perf_counter())
-    return {"forward": marks[1] - marks[0], "backward": marks[2] - marks[1], "optimizer": 0.0}
+    return {"forward": marks[1] - marks[0], "backward": marks[2] - marks[1], "optimizer": 0.0, "parameters": 0}
 
 
-PARTS = {
-    "HiPPO-LegS": lambda *size: network(HiPPORNN, *size),
-    "nn.GRU": lambda *size: network(GRU, *size),
-    "matrix products alone": products,
-}
+def report(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the medians of a part's runs, and the largest memory that any of them held."""
+    median = {key: statistics.median(run[key] for run in runs) for key in ("forward", "backward", "optimizer")}
+    return {
+        "seconds": median | {"step": statistics.median(run["forward"] + run["backward"] for run in runs)},
+        "parameters": runs[0]["parameters"],
+        "peak_memory": max(run["peak_memory"].get("gpu", run["peak_memory"]["host"]) for run in runs),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--length", type=int, default=784)
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="model", help=f"of {', '.join(MODELS)}; all where none is named")
+    parser.add_argument("--batch", type=int, default=100, help="sequences (100)")
+    parser.add_argument("--length", type=int, default=784, help="steps (784)")
+    parser.add_argument("--hidden", type=int, default=512, help="hidden size (512)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each part (3)")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
     args = parser.parse_args()
     size = {"batch": args.batch, "length": args.length, "hidden": args.hidden}
     if args.part:
-        print(json.dumps(PARTS[args.part](*size.values()) | {"peak_memory": records.peak_memory()}))
+        done = products(*size.values()) if args.part == FLOOR else network(args.part, *size.values())
+        print(json.dumps(done | {"peak_memory": records.peak_memory()}))
         return
+    for name in args.models:
+        if name not in MODELS:
+            parser.error(f"there is no model {name}; choose from {', '.join(MODELS)}")
 
-    runs: dict[str, list] = {part: [] for part in PARTS}
-    for _ in range(args.rounds):
-        for part in PARTS:
+    runs: dict[str, list] = {part: [] for part in (FLOOR, *(args.models or MODELS))}
+    for k in range(args.rounds):
+        for part in runs:
+            print(f"\rround {k + 1} of {args.rounds}: {part:20}", end="", file=sys.stderr, flush=True)
             command = [sys.executable, __file__, "--part", part]
             command += [word for name, value in size.items() for word in (f"--{name}", str(value))]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             runs[part].append(json.loads(done.stdout))
-    result = {"size": size, "rounds": args.rounds, "parts": {}} | records.provenance()
-    floor = statistics.median(run["forward"] + run["backward"] for run in runs["matrix products alone"])
+    print("\r" + 40 * " ", end="\r", file=sys.stderr)
+
+    parts = {part: report(measured) for part, measured in runs.items()}
+    result = {"size": size, "rounds": args.rounds, "parts": parts} | records.provenance()
     print(f"batch {args.batch}, {args.length} steps, hidden {args.hidden}; medians of {args.rounds}, in seconds")
-    print(f"{'':22}{'forward':>10}{'backward':>10}{'optimizer':>10}{'/ products':>12}{'peak GB':>9}")
-    for part, measured in runs.items():
-        seconds = {k: statistics.median(run[k] for run in measured) for k in ("forward", "backward", "optimizer")}
-        device = "gpu" if "gpu" in measured[0]["peak_memory"] else "host"
-        memory = max(run["peak_memory"][device] for run in measured)
-        ratio = (seconds["forward"] + seconds["backward"]) / floor
-        result["parts"][part] = {"seconds": seconds, "ratio_to_products": ratio, "peak_memory": memory}
-        row = "".join(f"{value:10.3f}" for value in seconds.values())
-        print(f"{part:22}{row}{ratio:12.2f}{memory / 1e9:9.2f}")
+    print(f"{'':14}{'forward':>10}{'backward':>10}{'optimizer':>10}{'/ products':>12}{'peak GB':>9}{'parameters':>12}")
+    for part, measured in parts.items():
+        seconds = measured["seconds"]
+        measured["ratio_to_products"] = seconds["step"] / parts[FLOOR]["seconds"]["step"]
+        row = "".join(f"{seconds[key]:10.3f}" for key in ("forward", "backward", "optimizer"))
+        memory = f"{measured['peak_memory'] / 1e9:9.2f}{measured['parameters']:12,}"
+        print(f"{part:14}{row}{measured['ratio_to_products']:12.2f}{memory}")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         records.write(args.out, result)

@@ -25,11 +25,11 @@ class Linear(nn.Module):
 )
 def test_driven_by_time_alone_a_linear_field_is_its_exponential(method, steps, bound, relative_error):
     """z(t) = e^{A (t − t_0)} z(t_0), whatever the timestamps in between, where x stands still."""
-    model = NeuralCDE(2, 5, method=method, steps=steps)
+    model = NeuralCDE(2, 5, unit=2.0, method=method, steps=steps)
     model.field = Linear(5, 3)
-    x, times = torch.randn(4, 1, 2).expand(-1, 6, -1), torch.cumsum(torch.rand(4, 6) + 0.2, dim=1)
-    start = model.start(torch.cat([times[:, :1], x[:, 0]], dim=1))
-    flow = torch.linalg.matrix_exp((times[:, -1] - times[:, 0])[:, None, None] * model.field.A[0])
+    x, times = torch.randn(4, 1, 2).expand(-1, 6, -1), 2 * torch.cumsum(torch.rand(4, 6) + 0.2, dim=1)
+    start = model.start(torch.cat([times[:, :1] / 2, x[:, 0]], dim=1))
+    flow = torch.linalg.matrix_exp((times[:, -1] - times[:, 0])[:, None, None] / 2 * model.field.A[0])
     assert relative_error(model(x, times), torch.einsum("bij,bj->bi", flow, start)) < bound
 
 

@@ -57,5 +57,11 @@ def test_a_model_of_gaps_is_refused_data_without_timestamps(tiny, model):
 def test_a_length_given_once_reaches_the_models_that_have_one(compose):
     for model, key in (("legt", "measure"), ("chebyshev", "measure"), ("rand", "measure")):
         assert compose(f"model={model}", "window=33").model[key].length == 33
-    for model, key in (("lmu", "length"), ("fru", "length"), ("ode_rnn", "unit"), ("gru_d", "unit")):
+    for model, key in (
+        ("lmu", "length"),
+        ("fru", "length"),
+        ("ode_rnn", "unit"),
+        ("gru_d", "unit"),
+        ("neural_cde", "unit"),
+    ):
         assert compose(f"model={model}", "window=33").model[key] == 33

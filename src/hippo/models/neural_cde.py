@@ -7,7 +7,7 @@ import torch
 import torchcde
 from torch import Tensor, nn
 
-from hippo.models.base import SequenceModel, positive
+from hippo.models.base import SequenceModel, positive, positive_time
 from hippo.models.ode_rnn import check_method
 
 
@@ -25,6 +25,7 @@ class NeuralCDE(SequenceModel):
         hidden_size: Features D.
         field_size: Width of f.
         field_depth: Hidden layers of f.
+        unit: Unit of time of the path, in that of the timestamps.
         method: A solver of torchdiffeq.
         steps: Steps of the solver from one observation to the next.
         adjoint: Whether gradients come from the adjoint CDE.
@@ -38,15 +39,18 @@ class NeuralCDE(SequenceModel):
         hidden_size: int = 32,
         field_size: int = 32,
         field_depth: int = 4,
+        unit: float = 1.0,
         method: str = "rk4",
         steps: int = 1,
         adjoint: bool = False,
     ) -> None:
         super().__init__(input_size, hidden_size)
         positive(field_size=field_size, field_depth=field_depth, steps=steps)
+        positive_time(unit=unit)
         check_method(method)
         self.start = nn.Linear(input_size + 1, hidden_size)
         self.field: nn.Module = Field(input_size + 1, hidden_size, field_size, field_depth)
+        self.unit = unit
         self.method = method
         self.steps = steps
         self.adjoint = adjoint
@@ -57,7 +61,7 @@ class NeuralCDE(SequenceModel):
             timestamps = torch.arange(length, device=x.device).expand(x.shape[:2])
         if mask is not None:
             x = x.masked_fill(~mask, math.nan)
-        knots = torch.cat([timestamps.unsqueeze(-1).to(x), x], dim=-1)
+        knots = torch.cat([timestamps.unsqueeze(-1).to(x) / self.unit, x], dim=-1)
         if length == 1:
             self.evaluations = 0
             return self.start(knots.nan_to_num()).transpose(0, 1)
