@@ -25,9 +25,29 @@ def test_reconstruct_draws_a_picture(tmp_path):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_gallery_is_drawn(tmp_path):
+    script("gallery", "--order", 9, "--length", 300, "--window", 100, "--out", tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_benchmark_measures_every_part(tmp_path):
-    script("benchmark", "--batch", 2, "--length", 5, "--hidden", 4, "--rounds", 1, "--out", tmp_path / "benchmark.json")
+    script(
+        "benchmark",
+        "legs",
+        "gru_d",
+        "--batch",
+        2,
+        "--length",
+        5,
+        "--hidden",
+        4,
+        "--rounds",
+        1,
+        "--out",
+        tmp_path / "benchmark.json",
+    )
     result = json.loads((tmp_path / "benchmark.json").read_text())
-    assert set(result["parts"]) == {"HiPPO-LegS", "nn.GRU", "matrix products alone"}
-    assert result["parts"]["matrix products alone"]["ratio_to_products"] == 1
+    assert set(result["parts"]) == {"products", "legs", "gru_d"}
+    assert result["parts"]["products"]["ratio_to_products"] == 1
+    assert result["parts"]["legs"]["parameters"] == 96
     assert all(part["seconds"]["backward"] > 0 for part in result["parts"].values())
