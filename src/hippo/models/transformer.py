@@ -29,7 +29,7 @@ class Transformer(SequenceModel):
         layers: int = 4,
         heads: int = 8,
         feedforward_size: int | None = None,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(input_size, hidden_size)
         positive(layers=layers, heads=heads)
