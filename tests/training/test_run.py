@@ -418,7 +418,7 @@ def test_help_shows_what_can_be_chosen():
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for words in (
         "dataset: digits, pmnist, smnist",
-        "model: gru, legs",
+        "model: chebyshev, exprnn, fourier, fru",
         "pmnist_legs",
         "hidden_size",
         "-m key=a,b,c runs",
