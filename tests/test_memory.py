@@ -21,6 +21,14 @@ EVERY_KIND = [
 every_kind = pytest.mark.parametrize(("measure", "discretization"), EVERY_KIND)
 
 
+def constant_past(measure, order):
+    """The coefficients of a translated measure for what has been 1 for ever, where dc/dt = A c + B is at rest."""
+    A, B = measure.dynamics(order)
+    if isinstance(measure, FouT) and order % 2 == 0:  # the last number is always 0
+        return torch.cat([torch.linalg.solve(-A[:-1, :-1], B[:-1]), torch.zeros(1)])
+    return torch.linalg.solve(-A, B)
+
+
 def irregular_times(*shape):
     """Increasing times that start above 0, of shape (B, L)."""
     return torch.cumsum(torch.rand(*shape) + 0.05, dim=-1)
@@ -93,8 +101,10 @@ def test_the_memory_equals_the_dense_recurrence(measure, discretization, order, 
         A_bar, B_bar = discretize.gbt(A, B, (times - before) / (times if measure.scale_invariant else 1), alpha)
     expected = torch.zeros(2, order)
     for k in range(length):
-        if measure.scale_invariant and k == 0:
+        if k == 0 and measure.scale_invariant:
             expected[:, 0] = signal[:, 0]
+        elif k == 0 and timed:
+            expected = signal[:, :1] * constant_past(measure, order)
         else:
             expected = torch.einsum("bij,bj->bi", A_bar[:, k], expected) + B_bar[:, k] * signal[:, k : k + 1]
         assert relative_error(c[:, k], expected) < 1e-11
@@ -168,12 +178,62 @@ def test_every_channel_has_a_memory_of_its_own(measure, discretization):
 
 @every_kind
 def test_timestamps_on_the_regular_grid_change_nothing(measure, discretization):
+    """But that a memory of a translated measure starts full, of its first sample, and not empty."""
     memory, signal = HiPPO(measure, 6, discretization), torch.randn(2, 30, 2)
     first = 0.0 if measure.scale_invariant and discretization != "zoh" else 1.0
-    untimed, last = memory(signal)
+    if measure.scale_invariant:
+        untimed, last = memory(signal)
+    else:
+        full = signal[:, 0].unsqueeze(-1) * constant_past(measure, 6)
+        untimed, last = memory(signal[:, 1:], state=State(full, 1.0))
+        untimed = torch.cat([full.unsqueeze(1), untimed], dim=1)
     timed, timed_last = memory(signal, (torch.arange(30) + first).expand(2, -1))
     torch.testing.assert_close(timed, untimed, rtol=1e-12, atol=1e-13)
     assert timed_last.time.tolist() == [last.time] * 2
+
+
+@pytest.mark.parametrize("discretization", ["bilinear", "zoh"])
+@pytest.mark.parametrize("measure", [LegT(9.0), ChebT(9.0), FouT(9.0), LagT(3.0), LMU(9.0), Rand(9.0)], ids=str)
+def test_a_translated_memory_does_not_see_the_origin_of_time(measure, discretization, relative_error):
+    memory, signal, times = HiPPO(measure, 6, discretization), torch.randn(2, 20), irregular_times(2, 20)
+    assert relative_error(memory(signal, times + 1e6)[0], memory(signal, times)[0]) < 1e-8
+
+
+@pytest.mark.parametrize("measure", [LegT(9.0), ChebT(9.0), FouT(9.0), LagT(3.0)], ids=str)
+def test_a_constant_is_remembered_from_its_first_sample_on(measure):
+    memory, times = HiPPO(measure, 7, "zoh"), irregular_times(2, 20)
+    c, state = memory(torch.full((2, 20), 3.0), times)
+    torch.testing.assert_close(c, c[:, :1].expand_as(c), rtol=1e-11, atol=1e-11)
+    now = float(state.time[0])
+    read = memory.reconstruct(c[0, -1], torch.linspace(now - 2, now, 9), now)
+    torch.testing.assert_close(read, torch.full((9,), 3.0), rtol=1e-9, atol=1e-9)
+
+
+@every_kind
+@pytest.mark.parametrize("channels", [(), (2,)])
+def test_a_batch_sampled_alike_may_end_at_different_times(measure, discretization, channels, relative_error):
+    """Padding repeats the last timestamp, and the others go on."""
+    memory, signal = HiPPO(measure, 9, discretization), torch.randn(3, 25, *channels)
+    times, ends = irregular_times(1, 25).expand(3, -1).clone(), (24, 7, 0)
+    for b, end in enumerate(ends):
+        times[b, end:] = times[b, end]
+    together, _ = memory(signal, times)
+    for b, end in enumerate(ends):
+        alone, _ = memory(signal[b : b + 1, : end + 1], times[b : b + 1, : end + 1])
+        assert relative_error(together[b, : end + 1], alone[0]) < 1e-12
+        assert (together[b, end:] == together[b, end]).all()
+
+
+@pytest.mark.parametrize("discretization", ["bilinear", "zoh"])
+@pytest.mark.parametrize("measure", ["legs", LegT(7.7)])
+def test_what_inference_keeps_serves_training(measure, discretization):
+    """Matrices are kept from one sequence to the next; made in inference mode, they could not be trained through."""
+    signal = torch.randn(1, 5)
+    with torch.inference_mode():
+        HiPPO(measure, 11, discretization)(signal, torch.arange(5.0).unsqueeze(0))
+    signal.requires_grad_()
+    HiPPO(measure, 11, discretization)(signal, torch.arange(5.0).unsqueeze(0))[0].sum().backward()
+    assert signal.grad.abs().max() > 0
 
 
 @every_kind
@@ -472,7 +532,7 @@ def test_float32_keeps_a_long_mean():
 
 
 def test_a_laguerre_memory_of_one_number_is_a_gated_recurrence():
-    """c ← (1 − Δ) c + Δ f, the exponential mean that gates interpolate by (Section 2.4 of the paper)."""
+    """c ← (1 − Δ) c + Δ f, the exponential mean that gates make."""
     signal, delta = torch.randn(3, 40), 0.3
     c, _ = HiPPO(LagT(1 / delta), 1, "euler")(signal)
     expected = torch.zeros(3)

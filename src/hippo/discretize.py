@@ -51,6 +51,8 @@ def zoh(A: Tensor, B: Tensor, dt: Tensor | float) -> tuple[Tensor, Tensor]:
     augmented = torch.zeros(*dt.shape, order + 1, order + 1, dtype=A.dtype, device=A.device)
     augmented[..., :order, :order] = dt[..., None, None] * A
     augmented[..., :order, order] = dt[..., None] * B
-    # Taken twice, as a batch: of a single matrix of small norm torch 2.13's matrix_exp is right to 1e-9 only.
-    exponential = torch.linalg.matrix_exp(torch.stack([augmented, augmented]))[0]
+    if augmented.dim() == 2:  # of a single matrix of small norm torch 2.13's matrix_exp is right to 1e-9 only
+        exponential = torch.linalg.matrix_exp(augmented.expand(2, -1, -1))[0]
+    else:
+        exponential = torch.linalg.matrix_exp(augmented)
     return exponential[..., :order, :order], exponential[..., :order, order]

@@ -3,8 +3,8 @@
 A measure on the past of a signal f, with an orthonormal basis g_0, g_1, … for it, defines the coefficients
 c_n(t) = ∫ f(x) g_n(t, x) dμ_t(x) of the best approximation of f by N basis functions. HiPPO (arXiv 2008.07669) shows
 that they follow a linear ODE. Here every measure uses the *orthonormal* basis, so that ‖c‖² is the energy remembered
-and f(x) ≈ Σ c_n g_n(t, x). A measure is data: `dynamics`, `basis`, `weight`, `window`; the algorithms are in
-`hippo.memory`.
+and f(x) ≈ Σ c_n g_n(t, x); the LMU's own basis, for the sake of the model that has it, is the one exception. A measure
+is data: `dynamics`, `basis`, `weight`, `window`; the algorithms are in `hippo.memory`.
 
 The sliding windows (LegT, ChebT, FouT) forget f(t − θ) as they learn f(t), but a memory does not hold f(t − θ): each
 reads it from its own coefficients, which is the one approximation made, and vanishes as N grows.
@@ -136,7 +136,7 @@ class ChebT(Translated):
 
         dc/dt = (2/θ) ⟨d/dy [f̂ + (f(t) − f̂(t)) q], g⟩.
 
-    With Legendre polynomials in place of Chebyshev's this is LegT, every entry. (Appendix D.4 of arXiv 2008.07669 tilts
+    With Legendre polynomials in place of Chebyshev's this is LegT, every entry. (Appendix D of arXiv 2008.07669 tilts
     the measure instead; a tilted memory cannot be read at the window's ends.)
     """
 
@@ -162,7 +162,7 @@ class ChebT(Translated):
 
 @dataclass(frozen=True)
 class FouT(Translated):
-    """Translated Fourier: the last `length` units of time, weighted evenly, as a Fourier series (App. D.3 ibid.).
+    """Translated Fourier: the last `length` units of time, weighted evenly, as a Fourier series (Appendix D ibid.).
 
     The basis is 1, then √2 cos 2πj(t−x)/θ and √2 sin 2πj(t−x)/θ for j = 1, 2, …. A series is, where the window closes
     on itself, the mean of its two ends, hence f(t−θ) is read as 2 f̂ − f(t). Frequencies come in pairs, so an even
@@ -187,12 +187,13 @@ class FouT(Translated):
 
 @dataclass(frozen=True)
 class LagT(Translated):
-    """Translated Laguerre: the whole past, with a weight that decays exponentially (App. D.2 ibid.).
+    """Translated Laguerre: the whole past, with a weight that decays exponentially (Appendix D ibid.).
 
     With the lag s = (t−x)/θ, the weight is Γ(α+1) s^−α e^−βs / θ and the basis s^α e^−(1−β)s/2 L_n^(α)(s), normalized:
     Laguerre polynomials, tilted unless β = 1 and α = 0. That untilted form is the default, as in Theorem 1: its weight
     is a probability, c_0 an exponential mean, and with one coefficient the memory is a gated recurrence. The other
-    extreme, β → 0, has the Laguerre functions and weights the whole past alike; public code has that one.
+    extreme, β = 0, has the Laguerre functions and weights the whole past alike: N of them reach back about 4Nθ, where
+    the others have forgotten all. Public code has that one, and `model=lagt`.
 
     Args:
         length: The time constant θ.
@@ -218,12 +219,15 @@ class LagT(Translated):
 
     def basis(self, order: int, times: Tensor, now: float) -> Tensor:
         s, a = (now - times) / self.length, self.alpha
-        tilt = torch.exp(a * torch.log(s) - (1 - self.beta) * s / 2) if a else torch.exp((self.beta - 1) * s / 2)
-        values = [torch.ones_like(s), 1 + a - s]
-        for n in range(1, order - 1):
-            values.append(((2 * n + 1 + a - s) * values[n] - (n + a) * values[n - 1]) / (n + 1))
-        polynomials = torch.stack(values[:order], dim=-1) / self._norms(order).to(s)
-        return polynomials * (tilt / math.gamma(a + 1)).unsqueeze(-1)
+        # L_n e^−s/2 is bounded, its factors are not: beyond s = 1500 one overflows and the other vanishes.
+        scale = (self.beta - 1) * s / 2 - math.lgamma(a + 1) + (a * torch.log(s) if a else 0)
+        before, value, values = torch.zeros_like(s), torch.ones_like(s), []
+        for n in range(order):
+            values.append(value * torch.exp(scale))
+            after = ((2 * n + 1 + a - s) * value - (n + a) * before) / (n + 1)
+            size = torch.maximum(after.abs(), value.abs()).clamp(min=1)
+            before, value, scale = value / size, after / size, scale + torch.log(size)
+        return torch.stack(values, dim=-1) / self._norms(order).to(s)
 
     def weight(self, times: Tensor, now: float) -> Tensor:
         s = (now - times) / self.length
@@ -239,8 +243,7 @@ class LagT(Translated):
 class Rand(Translated):
     """No measure at all: random dynamics, the control that shows what a memory owes to its matrices.
 
-    A = (G/‖G‖₂ − I)/θ and B = b/θ with standard normal entries in G and b: a contraction at every order, whose time
-    constants are about `length`.
+    A = (0.9 G/‖G‖₂ − I)/θ and B = b/θ with standard normal entries in G and b: a contraction, at every order.
 
     Args:
         length: The time constant θ.
@@ -252,7 +255,7 @@ class Rand(Translated):
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
         G = torch.randn(order, order + 1, dtype=torch.float64, generator=generator)
-        A = G[:, 1:] / torch.linalg.matrix_norm(G[:, 1:], 2) - torch.eye(order, dtype=torch.float64)
+        A = 0.9 * G[:, 1:] / torch.linalg.matrix_norm(G[:, 1:], 2) - torch.eye(order, dtype=torch.float64)
         return A / self.length, G[:, 0] / self.length
 
     def window(self, now: float) -> tuple[float, float]:
@@ -269,7 +272,10 @@ def by_name(name: str) -> Measure:
     """Return a measure that has no parameters by its name. Raises ValueError for any other name."""
     if name == "legs":
         return LegS()
-    raise ValueError(f"unknown measure {name!r}; legs goes by its name, others are given as objects: LegT(length=200)")
+    raise ValueError(
+        f"unknown measure {name!r}; legs goes by its name, others are given as objects: LegT(length=200); in a "
+        "configuration, choose model=legt"
+    )
 
 
 def legendre(order: int, x: Tensor) -> Tensor:

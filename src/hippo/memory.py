@@ -38,11 +38,13 @@ class HiPPO(nn.Module):
     transition for all steps, or one for each gap that occurs where the whole batch has the same timestamps; where each
     sample has its own, gradients keep B·L·N² numbers.
 
-    **Time.** Sample k stands for the interval (t_{k-1}, t_k]; the first one stands for everything up to t_0. Without
-    timestamps t_k = 1, 2, …, except for LegS under a generalized bilinear transform, where t_k = 0, 1, … makes the
-    relative step 1/k, as in the paper: the first sample fills the memory and the k-th moves it by dt/t = 1/k. A
-    timestamp that repeats the one before stands for no time at all, so that sample leaves the memory as it was.
-    LegS depends on ratios of times only, hence multiplying all timestamps by a constant changes nothing.
+    **Time.** With timestamps, sample k stands for the interval (t_{k-1}, t_k], and the first one for all that was
+    before: the memory starts as that of a constant. One that repeats the timestamp before it stands for no time at all
+    and leaves the memory as it was. LegS depends on ratios of times only, hence multiplying all timestamps by a
+    constant changes nothing; the other measures depend on differences only, hence adding one changes nothing. (Gaps of
+    several windows are for "zoh": a bilinear transform rings.) Without timestamps, steps are 1 and a translated memory
+    starts empty; LegS under a generalized bilinear transform has t_k = 0, 1, …, as in the paper: the first sample fills
+    the memory and the k-th moves it by dt/t = 1/k.
 
     Args:
         measure: "legs", or a `Measure` with its parameters: LegT(length=200).
@@ -65,6 +67,8 @@ class HiPPO(nn.Module):
         if not isinstance(discretization, str) and not 0 <= discretization <= 1:
             raise ValueError(f"the α of a discretization lies between 0 and 1; {discretization} does not")
         self.measure = measures.by_name(measure) if isinstance(measure, str) else measure
+        if not isinstance(self.measure, Measure):
+            raise ValueError(f"measure must be a name or a Measure such as LegT(length=200), not {measure}")
         self.order = order
         self.discretization = discretization
 
@@ -178,34 +182,54 @@ class HiPPO(nn.Module):
         previous = torch.cat([start.to(times).expand_as(times[:1]), times[:-1]])
         if timestamps is not None:
             check_timestamps(times, previous)
-        if times.dim() == 2 and all(torch.equal(v, v[:, :1].expand_as(v)) for v in (times, previous)):
-            times, previous = times[:, 0], previous[:, 0]  # the whole batch is sampled at the same times
         gaps = times - previous
+        still = None
+        if times.dim() == 2:
+            still = gaps == 0
+            if since is None:
+                still[0] = False
+            gap, time = gaps.amax(1, keepdim=True), times.amax(1, keepdim=True)
+            if (still | ((gaps == gap) & (times == time))).all():  # all are sampled alike, until some end
+                gaps, times = gap[:, 0], time[:, 0]
+            else:
+                still = None
         if times.dim() == 2 and like.dim() == 3:
             gaps, times = gaps.unsqueeze(-1), times.unsqueeze(-1)
-
-        if not self.measure.scale_invariant:
-            if timestamps is None:
-                yield from itertools.repeat(self._regular(1.0, like), length)
-            elif gaps.dim() == 1:
-                regular = functools.cache(lambda gap: self._regular(gap, like))
-                yield from (regular(gap) for gap in gaps.tolist())
-            else:
-                A, B = (v.to(like.device) for v in self.measure.dynamics(self.order))
-                for gap in gaps:
-                    A_bar, B_bar = _discretized(A, B, self.discretization, gap)
-                    yield Transition(A_bar.to(like.dtype), B_bar.to(like.dtype))
-            return
-
-        relative = torch.where(gaps > 0, gaps / times, 0.0)
-        if since is None:
-            relative = relative[1:]
-            yield _fill
-        if self.discretization == "zoh":
-            yield from (legs_dilation(self.order, step, like.dtype) for step in relative)
+        steps = self._steps(gaps, times, timestamps is not None, since is None, like)
+        if still is None or not still.any():
+            yield from steps
         else:
-            for steps in relative.split(_CHUNK):
-                yield from legs_transition(self.order, steps, _alpha(self.discretization), like.dtype).unbind()
+            where = still.view(*still.shape, *[1] * (like.dim() - 1))
+            yield from (_unless(pause, step) for pause, step in zip(where, steps, strict=True))
+
+    def _steps(self, gaps: Tensor, times: Tensor, timed: bool, first: bool, like: Tensor) -> Iterator[Step]:
+        """Yield the steps for gaps and times (L,), alike for the whole batch, or (L, B)."""
+        if self.measure.scale_invariant:
+            relative = torch.where(gaps > 0, gaps / times, 0.0)
+            if first:
+                relative = relative[1:]
+                yield _fill
+            if self.discretization == "zoh":
+                yield from (legs_dilation(self.order, step, like.dtype) for step in relative)
+            else:
+                for chunk in relative.split(_CHUNK):
+                    yield from legs_transition(self.order, chunk, _alpha(self.discretization), like.dtype).unbind()
+            return
+        if not timed:
+            yield from itertools.repeat(self._regular(1.0, like), len(gaps))
+            return
+        if first:
+            gaps = gaps[1:]
+            constant = _constant(self.measure, self.order).to(like)
+            yield lambda c, f: f.unsqueeze(-1) * constant
+        if gaps.dim() == 1:
+            regular = functools.cache(lambda gap: self._regular(gap, like))
+            yield from (regular(gap) for gap in gaps.tolist())
+        else:
+            A, B = (v.to(like.device) for v in self.measure.dynamics(self.order))
+            for gap in gaps:
+                A_bar, B_bar = _discretized(A, B, self.discretization, gap)
+                yield Transition(A_bar.to(like.dtype), B_bar.to(like.dtype))
 
     def extra_repr(self) -> str:
         return f"{self.measure}, order={self.order}, discretization={self.discretization!r}"
@@ -222,7 +246,16 @@ class HiPPO(nn.Module):
 @functools.lru_cache(maxsize=16)
 def _regular_step(measure: Measure, order: int, discretization: str | float, gap: float) -> tuple[Tensor, Tensor]:
     """Ā and B̄ of a translated measure for one gap, in float64, kept from one sequence to the next."""
-    return _discretized(*measure.dynamics(order), discretization, gap)
+    with torch.inference_mode(False):  # what is kept may be needed in training
+        return _discretized(*measure.dynamics(order), discretization, gap)
+
+
+@functools.lru_cache(maxsize=16)
+def _constant(measure: Measure, order: int) -> Tensor:
+    """The coefficients (N,) of a translated measure for a past that has been 1 for ever, in float64: A c + B = 0."""
+    with torch.inference_mode(False):
+        A, B = measure.dynamics(order)
+        return -(torch.linalg.pinv(A) @ B)
 
 
 def _discretized(A: Tensor, B: Tensor, discretization: str | float, gap: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -238,6 +271,11 @@ def _alpha(discretization: str | float) -> float:
 def _fill(c: Tensor, f: Tensor) -> Tensor:
     """The first sample of a scale-invariant memory: a constant past, whatever c was."""
     return torch.cat([f.unsqueeze(-1), torch.zeros_like(c[..., 1:])], dim=-1)
+
+
+def _unless(pause: Tensor, step: Step) -> Step:
+    """The step, but for samples for which no time passes."""
+    return lambda c, f: torch.where(pause, c, step(c, f))
 
 
 def check_timestamps(times: Tensor, previous: Tensor) -> None:

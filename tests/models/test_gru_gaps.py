@@ -13,13 +13,13 @@ def irregular_times(*shape):
     return torch.cumsum(torch.rand(*shape) + 0.05, dim=-1)
 
 
-def test_the_gap_is_one_more_input_of_a_gru(relative_error):
+def test_gru_dt_is_a_gru_of_values_mask_and_gap(relative_error):
     model, x, times = GRUDt(3, 7, unit=2.0), torch.randn(4, 9, 3), irregular_times(4, 9)
-    gaps = torch.diff(times, dim=1, prepend=times[:, :1]) / 2
-    assert (
-        relative_error(model(x, times), model.rnn(torch.cat([x, gaps.unsqueeze(-1)], -1).mT.permute(2, 0, 1))[0][-1])
-        < 1e-13
-    )
+    mask = torch.rand(4, 9, 3) < 0.7
+    mask[..., 0] = True
+    gaps = torch.diff(times, dim=1, prepend=times[:, :1]).unsqueeze(-1) / 2
+    seen = torch.cat([torch.where(mask, x, 0.0), mask.double(), gaps], dim=-1)
+    assert relative_error(model(x, times, mask), model.rnn(seen.transpose(0, 1))[0][-1]) < 1e-13
 
 
 def test_gru_d_without_gaps_and_decay_is_a_gru(relative_error):
@@ -36,7 +36,7 @@ def test_gru_d_without_gaps_and_decay_is_a_gru(relative_error):
 
 
 def test_gru_d_is_its_equations_and_so_are_its_gradients(relative_error):
-    """Che et al. 2018, equations 10 to 17, a loop over steps and channels."""
+    """The class's equations, in a loop over steps and channels."""
     size, length, channels, hidden, unit = 3, 8, 2, 5, 1.7
     model = GRUD(channels, hidden, unit)
     x, times = torch.randn(size, length, channels, requires_grad=True), irregular_times(size, length)

@@ -40,6 +40,7 @@ def literal_network(model, x, times, alpha=0.5):
     measure, order = model.memory.measure, model.memory.order
     A, B = measure.dynamics(order)
     size, length, _ = x.shape
+    timed = times is not None
     if times is None:
         times = (torch.arange(float(length)) + (0.0 if measure.scale_invariant else 1.0)).expand(size, -1)
     hidden = []
@@ -48,8 +49,10 @@ def literal_network(model, x, times, alpha=0.5):
         for k in range(length):
             t = times[b, k].item()
             u = model.write.weight @ torch.cat([x[b, k], h]) + model.write.bias
-            if measure.scale_invariant and k == 0:
+            if k == 0 and measure.scale_invariant:
                 c = torch.cat([u, torch.zeros(order - 1)])
+            elif k == 0 and timed:
+                c = u * -(torch.linalg.pinv(A) @ B)
             elif t > before:
                 A_bar, B_bar = discretize.gbt(A, B, (t - before) / (t if measure.scale_invariant else 1), alpha)
                 c = A_bar @ c + B_bar * u

@@ -69,9 +69,9 @@ def test_what_the_memory_holds_are_the_legendre_coefficients_of_the_window():
         assert m[n].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("trainable", [False, True])
-def test_the_unit_is_its_three_equations_and_so_are_its_gradients(trainable, relative_error):
-    model, x = LMU(3, 7, 5, 8.0, trainable), torch.randn(4, 9, 3, requires_grad=True)
+@pytest.mark.parametrize(("trainable", "gated"), [(False, False), (True, False), (False, True)])
+def test_the_unit_is_its_equations_and_so_are_its_gradients(trainable, gated, relative_error):
+    model, x = LMU(3, 7, 5, 8.0, trainable, gated=gated), torch.randn(4, 9, 3, requires_grad=True)
     with torch.no_grad():
         model.write_m.normal_()
     A_bar, B_bar = held(5, 8.0)
@@ -79,7 +79,9 @@ def test_the_unit_is_its_three_equations_and_so_are_its_gradients(trainable, rel
     for x_k in x.unbind(1):
         u = x_k @ model.write_x.mT + h @ model.write_h.mT + m @ model.write_m.mT
         m = m @ A_bar.mT + u * B_bar
-        h = torch.tanh(x_k @ model.kernel_x.mT + h @ model.kernel_h.mT + m @ model.kernel_m.mT)
+        candidate = torch.tanh(x_k @ model.kernel_x.mT + h @ model.kernel_h.mT + m @ model.kernel_m.mT)
+        g = torch.sigmoid(model.gate(torch.cat([x_k, h, m], dim=1))) if gated else 1.0
+        h = (1 - g) * h + g * candidate
     assert relative_error(model(x), h) < 1e-12
     inputs = [x, *(p for name, p in model.named_parameters() if name != "log_length")]
     upstream = torch.randn(4, 7)
@@ -116,11 +118,21 @@ def test_weights_are_drawn_as_published():
 
 
 def test_the_other_initialization_writes_the_input_and_reads_the_memory():
-    model = LMU(3, 20, 30, initialization="hippo")
+    model = LMU(3, 20, 30, initialization="psmnist")
     assert (model.write_x == 1).all()
     for silent in (model.write_h, model.write_m, model.kernel_x, model.kernel_h):
         assert (silent == 0).all()
     assert (model.kernel_m != 0).all()
+
+
+def test_a_trainable_window_is_held_in_double_precision(relative_error):
+    """The exponential of a large matrix loses all but four digits in single precision."""
+    torch.manual_seed(0)
+    fixed = LMU(1, 8, 256, 200.0).float()
+    trainable = LMU(1, 8, 256, 200.0, True).float()
+    trainable.load_state_dict(fixed.state_dict(), strict=False)
+    x = torch.randn(2, 300, 1, dtype=torch.float32)
+    assert relative_error(trainable(x), fixed(x)) < 1e-4
 
 
 def test_what_is_no_window_or_initialization_is_refused():

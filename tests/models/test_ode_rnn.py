@@ -9,19 +9,24 @@ from hippo.models import ODERNN
 pytestmark = pytest.mark.usefixtures("float64")
 
 
+def seen(x):
+    """x, and a mask that says that all of it was observed."""
+    return torch.cat([x, torch.ones_like(x)], dim=-1)
+
+
 def a_batch():
     return torch.randn(4, 9, 3), torch.cumsum(torch.rand(4, 9) + 0.05, dim=1)
 
 
 @pytest.mark.parametrize("method", ["euler", "midpoint", "rk4", "dopri5"])
 def test_without_a_vector_field_it_is_a_gru(method, relative_error):
-    model, gru, (x, times) = ODERNN(3, 7, method=method), nn.GRU(3, 7), a_batch()
+    model, gru, (x, times) = ODERNN(3, 7, method=method), nn.GRU(6, 7), a_batch()
     with torch.no_grad():
         model.field[2].weight.zero_()
         model.field[2].bias.zero_()
         for target, source in zip(gru.parameters(), model.cell.parameters(), strict=True):
             target.copy_(source)
-    assert relative_error(model(x, times), gru(x.transpose(0, 1))[0][-1]) < 1e-13
+    assert relative_error(model(x, times), gru(seen(x).transpose(0, 1))[0][-1]) < 1e-13
 
 
 @pytest.mark.parametrize(("method", "steps", "bound"), [("euler", 200, 5e-3), ("rk4", 20, 1e-8), ("dopri5", 1, 1e-5)])
@@ -33,7 +38,7 @@ def test_between_observations_a_linear_field_is_its_exponential(method, steps, b
         if k:
             gap = (times[:, k] - times[:, k - 1]) / 2
             h = torch.einsum("bij,bj->bi", torch.linalg.matrix_exp(gap[:, None, None] * model.field.weight), h)
-        h = model.cell(x[:, k], h)
+        h = model.cell(seen(x)[:, k], h)
     assert relative_error(model(x, times), h) < bound
 
 
@@ -54,13 +59,16 @@ def test_the_adjoint_gives_the_gradients_of_a_solution_that_is_fine_enough(relat
         model = ODERNN(3, 5, unit=2.0, method="rk4", steps=8, adjoint=adjoint)
         x = x.detach().requires_grad_()
         gradients.append(torch.autograd.grad(model(x, times), [x, *model.parameters()], upstream))
+        assert model.evaluations == 8 * 32  # forward
     for exact, adjoint in zip(*gradients, strict=True):
         assert relative_error(adjoint, exact) < 1e-7
 
 
 def test_what_is_no_solver_is_refused():
-    with pytest.raises(ValueError, match="unknown method 'runge'; torchdiffeq has"):
+    with pytest.raises(ValueError, match="unknown method 'runge'; choose from"):
         ODERNN(1, 4, method="runge")
+    with pytest.raises(ValueError, match="unknown method 'scipy_solver'"):  # it has no gradients
+        ODERNN(1, 4, method="scipy_solver")
     with pytest.raises(ValueError, match="steps must be at least 1"):
         ODERNN(1, 4, steps=0)
     with pytest.raises(ValueError, match="field_size must be at least 1"):

@@ -26,7 +26,7 @@ def test_positions_are_sines_and_cosines_of_geometric_frequencies():
     assert positions.shape == (50, 6)
     frequency = 10_000.0 ** (-torch.arange(3) / 3)
     angle = torch.arange(50.0).unsqueeze(1) * frequency
-    torch.testing.assert_close(positions, torch.cat([torch.sin(angle), torch.cos(angle)], -1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(positions, torch.cat([torch.sin(angle), torch.cos(angle)], -1), rtol=0, atol=1e-12)
 
 
 def test_dropout_is_of_training_only():
@@ -34,6 +34,19 @@ def test_dropout_is_of_training_only():
     assert not torch.equal(model(x), model(x))
     model.eval()
     torch.testing.assert_close(model(x), model(x))
+
+
+def test_padding_is_left_out_in_evaluation_too(relative_error):
+    """Where the framework takes another path."""
+    model, x = Transformer(2, 8, heads=2).eval(), torch.randn(3, 6, 2)
+    with torch.no_grad():
+        padded = model(torch.cat([x, torch.randn(3, 4, 2)], dim=1), lengths=torch.tensor([6, 6, 6]))
+        assert relative_error(padded, model(x)) < 1e-12
+
+
+def test_a_feedforward_network_has_a_size():
+    with pytest.raises(ValueError, match="feedforward_size must be at least 1"):
+        Transformer(1, 8, feedforward_size=-1)
 
 
 @pytest.mark.parametrize(("hidden", "heads"), [(9, 2), (7, 7), (10, 4)])

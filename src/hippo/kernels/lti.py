@@ -2,8 +2,8 @@
 
 Three forms of the same map with the same signature. `recurrence` is the definition, and the reference of the others.
 `convolution` is c = K ∗ f with the kernel K_k = Ā^k B̄, by FFT: O(N L log L) a signal, once the kernel is there. `scan`
-composes steps pairwise, in log₂ L rounds of one product each: more work, but no rounding spreads from one part of the
-signal to another.
+composes steps pairwise, in log₂ L rounds of one product each: more work, but rounding does not spread to what came
+before, as it does under an FFT.
 
 Args, of each:
     A: Ā (N, N).
@@ -45,7 +45,7 @@ def convolution(A: Tensor, B: Tensor, f: Tensor, c: Tensor) -> Tensor:
     """By FFT. Rounding is relative to the largest coefficient of the whole signal."""
     length = f.shape[-1]
     kernel = powers(A, B, length)
-    size = 2 * length - 1
+    size = 1 << (2 * length - 1).bit_length()
     spectrum = torch.fft.rfft(f, size).unsqueeze(-1) * torch.fft.rfft(kernel, size, dim=0)
     return torch.fft.irfft(spectrum, size, dim=-2)[..., :length, :] + powers(A, c @ A.mT, length)
 

@@ -21,6 +21,7 @@ class SequenceModel(nn.Module, ABC):
         hidden_size: Features D.
 
     Attributes:
+        uses_timestamps: Whether timestamps change what the model does.
         needs_timestamps: Whether the gaps between observations are an input of the model, not to be done without.
         takes_channel_mask: Whether the model knows what to do where some channels of a step are missing.
         lr_factors: Factors on the learning rate, by the first part of a parameter's name; 1 for the others.
@@ -28,6 +29,7 @@ class SequenceModel(nn.Module, ABC):
     """
 
     needs_timestamps: ClassVar[bool] = False
+    uses_timestamps: ClassVar[bool] = False
     takes_channel_mask: ClassVar[bool] = False
     lr_factors: ClassVar[Mapping[str, float]] = {}
     evaluations: int | None = None
@@ -68,9 +70,9 @@ class SequenceModel(nn.Module, ABC):
         Args:
             x: Padded batch (B, L, C), L ≥ 1.
             timestamps: (B, L), non-negative and non-decreasing; ignored by models that have no use for them.
-            mask: (B, L), True where a step was observed. Steps that were not are left out, as if never recorded, so
-                what x holds there does not matter. Models that take a mask for each channel, (B, L, C), leave out the
-                steps at which no channel was observed.
+            mask: (B, L), boolean, True where a step was observed. Steps that were not are left out, as if never
+                recorded, so what x holds there does not matter. Models that take a mask for each channel, (B, L, C),
+                leave out the steps at which no channel was observed.
             lengths: (B,), number of valid steps, 1 ≤ length ≤ L; what lies beyond does not matter. Without it every
                 sequence is L long, its padding included.
 
@@ -78,12 +80,14 @@ class SequenceModel(nn.Module, ABC):
             Features (B, D).
 
         Raises:
-            ValueError: If shapes disagree, a length exceeds L, a sequence has no observed step, an observed value is
-                not finite, or timestamps decrease, are not finite, or are missing where the model needs them.
+            ValueError: If shapes or dtypes disagree, a length exceeds L, a sequence has no observed step, an observed
+                value is not finite, or timestamps decrease, are not finite, or are missing where the model needs them.
         """
         name = type(self).__name__
-        if x.dim() != 3 or x.shape[1] == 0 or x.shape[2] != self.input_size:
-            raise ValueError(f"x must be (B, L, {self.input_size}) with L ≥ 1, not {tuple(x.shape)}")
+        if x.dim() != 3 or x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] != self.input_size:
+            raise ValueError(f"x must be (B, L, {self.input_size}) with B ≥ 1 and L ≥ 1, not {tuple(x.shape)}")
+        if x.dtype != (dtype := next(self.parameters()).dtype):
+            raise ValueError(f"x is {x.dtype} and the weights are {dtype}; convert one, as by x.to({dtype})")
         by_channel = mask is not None and mask.dim() == 3
         for argument, value, shape in (
             ("timestamps", timestamps, x.shape[:2]),
@@ -94,12 +98,18 @@ class SequenceModel(nn.Module, ABC):
                 raise ValueError(
                     f"{argument} must be {tuple(shape)} to match x {tuple(x.shape)}, not {tuple(value.shape)}"
                 )
+        if mask is not None and mask.dtype != torch.bool:
+            raise ValueError(f"mask must be of booleans, True where something was observed, not {mask.dtype}")
+        if lengths is not None and (lengths.is_floating_point() or lengths.dtype == torch.bool):
+            raise ValueError(f"lengths must be whole numbers, not {lengths.dtype}")
         if by_channel and not self.takes_channel_mask:
-            raise ValueError(f"{name} takes no mask for each channel; fill the gaps in, or use GRUD or NeuralCDE")
+            raise ValueError(
+                f"{name} takes no mask for each channel; fill the gaps in, or use GRUD, GRUDt, ODERNN or NeuralCDE"
+            )
         if self.needs_timestamps and timestamps is None:
             raise ValueError(f"{name} needs timestamps; they are (B, L)")
 
-        channels = mask.bool() if mask is not None and by_channel else None
+        channels = mask if by_channel else None
         if mask is not None or lengths is not None:
             order, lengths = _observed(x, mask if channels is None else channels.any(-1), lengths)
             everywhere = order.unsqueeze(-1).expand_as(x)
@@ -110,7 +120,7 @@ class SequenceModel(nn.Module, ABC):
             x = x.masked_fill(~channels, 0.0)
         if not torch.isfinite(x).all():
             raise ValueError("x holds NaN or infinity; say in `mask` what was not observed, or fill it in")
-        if self.needs_timestamps and timestamps is not None:
+        if self.uses_timestamps and timestamps is not None:
             check_timestamps(timestamps.mT, torch.cat([torch.zeros_like(timestamps[:, :1]), timestamps[:, :-1]], 1).mT)
         return self.encode(x, timestamps, channels, lengths)
 
@@ -120,6 +130,11 @@ def gaps(timestamps: Tensor | None, like: Tensor) -> Tensor:
     assert timestamps is not None
     times = timestamps.to(torch.float64)
     return torch.diff(times, dim=1, prepend=times[:, :1]).to(like)
+
+
+def with_mask(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return [x, mask], (B, L, 2C); without a mask everything was observed."""
+    return torch.cat([x, torch.ones_like(x) if mask is None else mask.to(x)], dim=-1)
 
 
 def positive(**sizes: int) -> None:
@@ -142,10 +157,10 @@ def _observed(x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[T
     What repeats the last observed step comes after it, where no causal model can see it.
     """
     steps = torch.arange(x.shape[1], device=x.device)
-    valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask.bool()
+    valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
     if lengths is not None:
-        if lengths.is_floating_point() or (lengths > x.shape[1]).any():
-            raise ValueError(f"lengths must be whole numbers of at most {x.shape[1]}, not {lengths.tolist()}")
+        if (lengths > x.shape[1]).any():
+            raise ValueError(f"lengths must be at most {x.shape[1]}, not {lengths.tolist()}")
         valid = valid & (steps < lengths.unsqueeze(1))
     count = valid.sum(1)
     if (count == 0).any():

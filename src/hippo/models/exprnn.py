@@ -12,10 +12,10 @@ from hippo.models.base import SequenceModel
 
 
 class ExpRNN(SequenceModel):
-    """h_t = modReLU(W_x x_t + e^S h_{t-1}) with a skew-symmetric S, hence an orthogonal e^S.
+    """h_t = modReLU(W_x x_t + Q e^S h_{t-1}) with a skew-symmetric S, and so an orthogonal matrix.
 
-    modReLU(z) = sign(z) max(|z| + b, 0). The orthogonal parameters learn at a tenth of the rate, and start as rotations
-    of planes whose angles are drawn as in Section 4.3 (the Cayley initialisation of Helfrich et al. 2018).
+    modReLU(z) = sign(z) max(|z| + b, 0). Q is the matrix at the beginning, where S = 0: rotations of planes by angles
+    drawn as in Helfrich et al. 2018 (the "Cayley" initialisation). S learns at a tenth of the rate.
 
     Args:
         input_size: Channels C.

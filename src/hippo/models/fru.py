@@ -13,11 +13,12 @@ class FRU(SequenceModel):
 
         r_t = relu(W_r u_{t-1} + b_r)
         φ_t = relu(W_φ [x_t, r_t] + b_φ)
-        u_t^k = u_{t-1}^k + cos(2π f_k t / T) φ_t / T     for every frequency f_k
+        u_t^k = u_{t-1}^k + cos(2π (f_k t / T + θ_k)) φ_t / T     for every frequency f_k and phase θ_k
         h_t = relu(W_h u_t + b_h)
 
-    The update is residual, so no gradient vanishes. Frequencies f_k = k/2 make the cosines a complete basis on [0, T];
-    the paper leaves their choice open. Timestamps are not used.
+    The gradient through u neither grows nor vanishes with time. Frequencies are 0 and, spaced logarithmically, 1/4 to
+    T; phases are learnt, from 0. (So they are in the authors' code, which keeps, at frequency 0, the latest φ alone.)
+    Timestamps are not used.
 
     Args:
         input_size: Channels C.
@@ -42,6 +43,7 @@ class FRU(SequenceModel):
         positive_time(length=length)
         self.length = length
         self.frequencies = frequencies
+        self.phase = nn.Parameter(torch.zeros(frequencies))
         self.recall = nn.Linear(frequencies * statistics, recurrent_size)
         self.statistic = nn.Linear(input_size + recurrent_size, statistics)
         self.read = nn.Linear(frequencies * statistics, hidden_size)
@@ -51,8 +53,9 @@ class FRU(SequenceModel):
         statistic_x, statistic_r = self.statistic.weight.split([self.input_size, self.recall.out_features], dim=1)
         from_x = nn.functional.linear(x.transpose(0, 1), statistic_x, self.statistic.bias)
         t = torch.arange(1, x.shape[1] + 1, dtype=torch.float64, device=x.device)
-        half_turns = torch.arange(self.frequencies, device=x.device) / self.length
-        waves = (torch.cos(math.pi * t.unsqueeze(1) * half_turns) / self.length).to(x).unsqueeze(-1)
+        spaced = torch.logspace(math.log10(0.25), math.log10(self.length), max(self.frequencies - 1, 1)).to(t)
+        turns = t.unsqueeze(1) * torch.cat([spaced.new_zeros(1), spaced])[: self.frequencies] / self.length
+        waves = torch.cos(2 * math.pi * ((turns % 1).to(x) + self.phase)).unsqueeze(-1) / self.length
         u = x.new_zeros(len(x), self.frequencies, self.statistic.out_features)
         averages = []
         for z_x, wave in zip(from_x, waves, strict=True):

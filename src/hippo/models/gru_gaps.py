@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from hippo.models.base import SequenceModel, gaps, positive_time
+from hippo.models.base import SequenceModel, gaps, positive_time, with_mask
 from hippo.models.rnn import gru_step
 
 
 class GRUDt(SequenceModel):
-    """A GRU with the gap to the previous observation as one more input: GRU-Δt (as in arXiv 1907.03907).
+    """GRU-Δt: a GRU of what was observed, of a mask that says what, and of the gap to the observation before.
+
+    As the RNN-Δt of arXiv 1907.03907.
 
     Args:
         input_size: Channels C.
@@ -16,21 +18,22 @@ class GRUDt(SequenceModel):
         unit: Unit of time of the gaps, in that of the timestamps.
     """
 
-    needs_timestamps = True
+    needs_timestamps = uses_timestamps = True
+    takes_channel_mask = True
 
     def __init__(self, input_size: int, hidden_size: int = 512, unit: float = 1.0) -> None:
         super().__init__(input_size, hidden_size)
         positive_time(unit=unit)
         self.unit = unit
-        self.rnn = nn.GRU(input_size + 1, hidden_size)
+        self.rnn = nn.GRU(2 * input_size + 1, hidden_size)
 
     def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
-        x = torch.cat([x, gaps(timestamps, like=x).unsqueeze(-1) / self.unit], dim=-1)
-        return self.rnn(x.transpose(0, 1))[0]
+        elapsed = gaps(timestamps, like=x).unsqueeze(-1) / self.unit
+        return self.rnn(torch.cat([with_mask(x, mask), elapsed], dim=-1).transpose(0, 1))[0]
 
 
 class GRUD(SequenceModel):
-    """GRU-D, the GRU that decays what it has not seen for a while (Che et al. 2018, arXiv 1606.01865, eqs. 10 to 17).
+    """GRU-D, the GRU that decays what it has not seen for a while (Che et al. 2018, arXiv 1606.01865).
 
     With δ the time since each channel was last observed and m whether it is now,
 
@@ -46,7 +49,7 @@ class GRUD(SequenceModel):
         unit: Unit of time of δ, in that of the timestamps.
     """
 
-    needs_timestamps = True
+    needs_timestamps = uses_timestamps = True
     takes_channel_mask = True
 
     def __init__(self, input_size: int, hidden_size: int = 512, unit: float = 1.0) -> None:
@@ -71,8 +74,7 @@ class GRUD(SequenceModel):
         weight, bias = self.input_decay
         x = torch.where(mask, x, last * torch.exp(-torch.relu(weight * since + bias)))
         decay = torch.exp(-torch.relu(self.hidden_decay(since))).transpose(0, 1)
-        seen = torch.cat([x, mask.to(x)], dim=-1).transpose(0, 1)
-        from_x = nn.functional.linear(seen, self.cell.weight_ih, self.cell.bias_ih)
+        from_x = nn.functional.linear(with_mask(x, mask).transpose(0, 1), self.cell.weight_ih, self.cell.bias_ih)
         h = from_x.new_zeros(len(x), self.hidden_size)
         hidden = []
         for z_x, gamma in zip(from_x, decay, strict=True):

@@ -27,6 +27,8 @@ class HiPPORNN(SequenceModel):
         discretization: See `hippo.HiPPO`.
     """
 
+    uses_timestamps = True
+
     def __init__(
         self,
         input_size: int,

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from hippo import discretize, measures
 from hippo.kernels.legs import Transition
-from hippo.memory import HiPPO
+from hippo.memory import HiPPO, Step
 from hippo.models.base import SequenceModel
 
 
@@ -20,7 +21,8 @@ class LMU(SequenceModel):
         m_t = Ā m_{t-1} + B̄ u_t                           N coefficients of the last θ steps of u, by zero-order hold
         h_t = tanh(W_x x_t + W_h h_{t-1} + W_m m_t)
 
-    There are no biases, and timestamps are not used.
+    There are no biases, and timestamps are not used. The variant in the HiPPO paper's code has a gate in addition,
+    h_t = (1 − g_t) h_{t-1} + g_t tanh(…) with g_t = σ(V_x x_t + V_h h_{t-1} + V_m m_t).
 
     Args:
         input_size: Channels C.
@@ -28,8 +30,9 @@ class LMU(SequenceModel):
         memory_order: Coefficients N; the hidden size where None.
         length: The window θ, in steps.
         trainable_length: Whether θ is learnt, from `length` on.
-        initialization: "voelker", the unit's own: encoders LeCun uniform, e_m = 0, kernels Xavier normal. "hippo", that
-            of the HiPPO paper's LMU: e_x = 1, W_m Xavier normal, all else 0.
+        initialization: "general": encoders LeCun uniform, e_m = 0, kernels Xavier normal. "psmnist", Voelker et al.'s
+            for permuted MNIST and the HiPPO paper's: e_x = 1, W_m Xavier normal, all else 0. A gate is Kaiming normal.
+        gated: Whether there is a gate.
     """
 
     def __init__(
@@ -39,11 +42,12 @@ class LMU(SequenceModel):
         memory_order: int | None = None,
         length: float = 200.0,
         trainable_length: bool = False,
-        initialization: Literal["voelker", "hippo"] = "voelker",
+        initialization: Literal["general", "psmnist"] = "general",
+        gated: bool = False,
     ) -> None:
         super().__init__(input_size, hidden_size)
-        if initialization not in ("voelker", "hippo"):
-            raise ValueError(f"unknown initialization {initialization!r}; choose voelker or hippo")
+        if initialization not in ("general", "psmnist"):
+            raise ValueError(f"unknown initialization {initialization!r}; choose general or psmnist")
         order = hidden_size if memory_order is None else memory_order
         self.memory = HiPPO(measures.LMU(length), order, "zoh")
         self.log_length = nn.Parameter(torch.tensor(math.log(length))) if trainable_length else None
@@ -54,45 +58,56 @@ class LMU(SequenceModel):
         self.kernel_x = nn.Parameter(torch.empty(hidden_size, input_size))
         self.kernel_h = nn.Parameter(torch.empty(hidden_size, hidden_size))
         self.kernel_m = nn.Parameter(torch.empty(hidden_size, order))
+        self.gate = nn.Linear(input_size + hidden_size + order, hidden_size, bias=False) if gated else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights as `initialization` says."""
-        voelker = self.initialization == "voelker"
+        general = self.initialization == "general"
         for encoder in (self.write_x, self.write_h):
-            if voelker:
+            if general:
                 nn.init.kaiming_uniform_(encoder, nonlinearity="linear")  # LeCun: variance 1 / fan in
             else:
                 nn.init.constant_(encoder, 1.0 if encoder is self.write_x else 0.0)
         nn.init.zeros_(self.write_m)
         for kernel in (self.kernel_x, self.kernel_h, self.kernel_m):
-            if voelker or kernel is self.kernel_m:
+            if general or kernel is self.kernel_m:
                 nn.init.xavier_normal_(kernel)
             else:
                 nn.init.zeros_(kernel)
+        if self.gate is not None:
+            nn.init.kaiming_normal_(self.gate.weight, nonlinearity="linear")
 
     def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> list[Tensor]:
         with torch.autocast(x.device.type, enabled=False):  # see HiPPORNN
-            return self._unroll(x.to(self.kernel_m))
+            return self._unroll(x)
 
     def _unroll(self, x: Tensor) -> list[Tensor]:
-        written_x = nn.functional.linear(x.transpose(0, 1), self.write_x).squeeze(-1)
-        from_x = nn.functional.linear(x.transpose(0, 1), self.kernel_x)
+        read_x, read = self.kernel_x, torch.cat([self.kernel_h, self.kernel_m], dim=1)
+        if self.gate is not None:
+            gate_x, gate = self.gate.weight.tensor_split([self.input_size], dim=1)
+            read_x, read = torch.cat([gate_x, read_x]), torch.cat([gate, read])
         write = torch.cat([self.write_h, self.write_m], dim=1)[0]
-        kernel = torch.cat([self.kernel_h, self.kernel_m], dim=1)
+        written_x = nn.functional.linear(x.transpose(0, 1), self.write_x).squeeze(-1)
+        from_x = nn.functional.linear(x.transpose(0, 1), read_x)
 
         h = x.new_zeros(len(x), self.hidden_size)
         m = x.new_zeros(len(x), self.memory.order)
         hidden = []
         for u_x, z_x, transition in zip(written_x, from_x, self._transitions(x, m), strict=True):
-            u = torch.addmv(u_x, torch.cat([h, m], dim=1), write)
-            m = transition(m, u)
-            h = torch.tanh(torch.addmm(z_x, torch.cat([h, m], dim=1), kernel.mT))
+            m = transition(m, torch.addmv(u_x, torch.cat([h, m], dim=1), write))
+            z = torch.addmm(z_x, torch.cat([h, m], dim=1), read.mT)
+            if self.gate is None:
+                h = torch.tanh(z)
+            else:
+                g, candidate = z.chunk(2, dim=-1)
+                h = torch.lerp(h, torch.tanh(candidate), torch.sigmoid(g))
             hidden.append(h)
         return hidden
 
-    def _transitions(self, x: Tensor, m: Tensor):
+    def _transitions(self, x: Tensor, m: Tensor) -> Iterator[Step]:
         if self.log_length is None:
             return self.memory.transitions(x.shape[1], None, None, like=m)
-        A, B = (v.to(m) for v in measures.LMU(1.0).dynamics(self.memory.order))
-        return itertools.repeat(Transition(*discretize.zoh(A, B, torch.exp(-self.log_length))), x.shape[1])
+        A, B = (v.to(m.device) for v in measures.LMU(1.0).dynamics(self.memory.order))
+        held = discretize.zoh(A, B, torch.exp(-self.log_length.double()))
+        return itertools.repeat(Transition(*(v.to(m) for v in held)), x.shape[1])

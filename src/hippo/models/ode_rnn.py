@@ -6,12 +6,12 @@ import torch
 import torchdiffeq
 from torch import Tensor, nn
 
-from hippo.models.base import SequenceModel, gaps, positive, positive_time
+from hippo.models.base import SequenceModel, gaps, positive, positive_time, with_mask
 from hippo.models.rnn import gru_step
 
 
 class ODERNN(SequenceModel):
-    """ODE-RNN: dh/dt = W_2 tanh(W_1 h + b_1) + b_2 between observations, a GRU at each (Algorithm 1).
+    """ODE-RNN: dh/dt = W_2 tanh(W_1 h + b_1) + b_2 between observations, a GRU of [x, mask] at each (Algorithm 1).
 
     Every sequence of a batch has its own gaps, so each gap is integrated as one unit of time, the field multiplied by
     its length. Steps are fixed, hence sequences do not influence each other; an adaptive method chooses one step for
@@ -29,7 +29,8 @@ class ODERNN(SequenceModel):
             solver's error.
     """
 
-    needs_timestamps = True
+    needs_timestamps = uses_timestamps = True
+    takes_channel_mask = True
 
     def __init__(
         self,
@@ -47,42 +48,47 @@ class ODERNN(SequenceModel):
         positive_time(unit=unit)
         check_method(method)
         self.field = nn.Sequential(nn.Linear(hidden_size, field_size), nn.Tanh(), nn.Linear(field_size, hidden_size))
-        self.cell = nn.GRUCell(input_size, hidden_size)
+        self.cell = nn.GRUCell(2 * input_size, hidden_size)
         self.unit = unit
         self.method = method
         self.steps = steps
         self.adjoint = adjoint
 
     def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> list[Tensor]:
-        from_x = nn.functional.linear(x.transpose(0, 1), self.cell.weight_ih, self.cell.bias_ih)
-        self.evaluations = 0
+        grid = torch.linspace(0, 1, self.steps + 1, dtype=x.dtype, device=x.device)
+        calls = 0
+
+        def evolve(h: Tensor, gap: Tensor) -> Tensor:
+            """Return h (B, D) after a gap (B, 1)."""
+
+            def field(_: Tensor, h: Tensor) -> Tensor:
+                nonlocal calls
+                calls += 1
+                return gap * self.field(h)
+
+            solution: Any
+            if self.adjoint:
+                parameters = tuple(self.field.parameters())
+                solution = torchdiffeq.odeint_adjoint(field, h, grid, method=self.method, adjoint_params=parameters)
+            else:
+                solution = torchdiffeq.odeint(field, h, grid, method=self.method)
+            return solution[-1]
+
+        from_x = nn.functional.linear(with_mask(x, mask).transpose(0, 1), self.cell.weight_ih, self.cell.bias_ih)
         h = from_x.new_zeros(len(x), self.hidden_size)
         hidden = []
         elapsed = gaps(timestamps, like=from_x).mT.unsqueeze(-1) / self.unit
         for k, (z_x, gap) in enumerate(zip(from_x, elapsed, strict=True)):
-            h = gru_step(z_x, self._evolve(h, gap) if k else h, self.cell)
+            h = gru_step(z_x, evolve(h, gap) if k else h, self.cell)
             hidden.append(h)
+        self.evaluations = calls
         return hidden
-
-    def _evolve(self, h: Tensor, gap: Tensor) -> Tensor:
-        """Return h (B, D) after a gap (B, 1)."""
-
-        def field(_: Tensor, h: Tensor) -> Tensor:
-            self.evaluations = (self.evaluations or 0) + 1
-            return gap * self.field(h)
-
-        grid = torch.linspace(0, 1, self.steps + 1, dtype=h.dtype, device=h.device)
-        if self.adjoint:
-            parameters = tuple(self.field.parameters())
-            solution: Any = torchdiffeq.odeint_adjoint(field, h, grid, method=self.method, adjoint_params=parameters)
-        else:
-            solution = torchdiffeq.odeint(field, h, grid, method=self.method)
-        return solution[-1]
 
 
 def check_method(method: str) -> None:
     """Raise ValueError unless torchdiffeq has this solver."""
     from torchdiffeq._impl.odeint import SOLVERS
 
-    if method not in SOLVERS:
-        raise ValueError(f"unknown method {method!r}; torchdiffeq has {', '.join(SOLVERS)}")
+    differentiable = [name for name in SOLVERS if name != "scipy_solver"]
+    if method not in differentiable:
+        raise ValueError(f"unknown method {method!r}; choose from {', '.join(differentiable)}")

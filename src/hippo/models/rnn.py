@@ -50,7 +50,7 @@ class LSTM(RNN):
 
 
 class MGU(SequenceModel):
-    """The minimal gated unit: one gate that forgets and resets (equations 4 to 6 of arXiv 1603.09420).
+    """The minimal gated unit: one gate that forgets and resets (arXiv 1603.09420).
 
         f_t = σ(W_f [x_t, h_{t-1}] + b_f)
         h_t = (1 − f_t) h_{t-1} + f_t tanh(W_h [x_t, f_t h_{t-1}] + b_h)

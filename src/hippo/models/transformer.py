@@ -15,7 +15,7 @@ class Transformer(SequenceModel):
 
     Args:
         input_size: Channels C.
-        hidden_size: Features D, an even multiple of `heads`.
+        hidden_size: Features D, even, and a multiple of `heads`.
         layers: Encoder layers.
         heads: Attention heads.
         feedforward_size: Width of the layers' networks; 4 D where None.
@@ -32,7 +32,7 @@ class Transformer(SequenceModel):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(input_size, hidden_size)
-        positive(layers=layers, heads=heads)
+        positive(layers=layers, heads=heads, feedforward_size=1 if feedforward_size is None else feedforward_size)
         if hidden_size % heads or hidden_size % 2:
             raise ValueError(f"hidden_size={hidden_size} must be even and a multiple of heads={heads}")
         self.embed = nn.Linear(input_size, hidden_size)

@@ -18,7 +18,18 @@ import torch
 SCHEMA = 1
 NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force", "window"}
 _HARDWARE = {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar"}
-_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "numpy", "scikit-learn")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+    "numpy",
+    "scikit-learn",
+    "torchdiffeq",
+    "torchcde",
+)
 
 
 class RecordError(ValueError):

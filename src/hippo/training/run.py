@@ -73,7 +73,7 @@ def misfit(model: SequenceModel, data: Sequences) -> None:
     if batch.mask is not None and batch.mask.dim() == 3 and not model.takes_channel_mask:
         raise ConfigError(
             f"model: {name} cannot tell which channels of a step are missing, as they are in this dataset. Choose "
-            "model=gru_d or model=neural_cde"
+            "model=gru_d, gru_dt, ode_rnn or neural_cde"
         )
 
 
