@@ -3,6 +3,7 @@
 import argparse
 import json
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ RESULTS = ROOT / "results"
 def what(record: dict[str, Any]) -> list[str]:
     """Return the cells that say what was trained on what, from the configuration and not from the run's name."""
     dataset, model = record["config"]["dataset"], record["config"]["model"]
+    measure = model.get("measure", "")
+    if isinstance(measure, dict):
+        given = ", ".join(f"{value:g}" for key, value in measure.items() if key != "_target_")
+        measure = f"{measure['_target_'].rpartition('.')[2]}({given})"
     permutation = {"bit_reversal": "bit reversal", "random": f"random, seed {dataset.get('permutation_seed')}"}
     return [
         f"{dataset['_target_'].rpartition('.')[2]}, permutation: {permutation.get(dataset['permutation'], 'none')}",
-        f"{model['_target_'].rpartition('.')[2]} {model.get('measure', '')}".strip(),
+        f"{model['_target_'].rpartition('.')[2]} {measure}".strip(),
         f"{model['hidden_size']}",
         f"{record['epochs']}",
         f"{record['seed']}",
@@ -41,65 +46,55 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def every_model(found: list[dict[str, Any]], timing: dict[str, Any]) -> list[str]:
-    """Return the table of all models: accuracy on the digits, and a training step's time beside nn.GRU's.
+    """Return the table of all models, and what it shows: accuracy on the digits, and a step's time beside nn.GRU's.
 
-    Of the settings with the most seeds, a model's row shows the one with the best mean validation accuracy.
+    Where a model was trained with several settings, the one with the most seeds is shown.
     """
     settings: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for record in found:
         if record["name"].startswith("digits_"):
-            settings.setdefault(record["name"].removeprefix("digits_"), {}).setdefault(record["hash"], []).append(
-                record
-            )
+            choices = settings.setdefault(record["name"].removeprefix("digits_"), {})
+            choices.setdefault(record["hash"], []).append(record)
+    shown = {model: max(choices.values(), key=len) for model, choices in settings.items()}
     gru = timing["parts"]["gru"]["seconds"]["step"]
     rows = []
-    for model, choices in settings.items():
-
-        def merit(runs: list[dict[str, Any]]) -> tuple[int, float]:
-            return len(runs), statistics.mean(run["metrics"]["best"]["validation"]["accuracy"] for run in runs)
-
-        runs = max(choices.values(), key=merit)
+    for model, runs in shown.items():
         scores = [100 * run["metrics"]["best"]["test"]["accuracy"] for run in runs]
-        step = timing["parts"][model]
-        rows.append(
-            (
-                -statistics.mean(scores),
-                [
-                    f"`{model}`",
-                    f"{runs[0]['parameters']:,}",
-                    f"{runs[0]['config']['optimizer']['lr']:g}",
-                    f"**{statistics.mean(scores):.1f}**",
-                    ", ".join(f"[{score:.1f}]({link(run)})" for score, run in zip(scores, runs, strict=True)),
-                    f"{statistics.median(run['seconds'] for run in runs):.0f}",
-                    f"{step['parameters']:,}",
-                    f"{step['seconds']['forward']:.2f} + {step['seconds']['backward']:.2f}",
-                    f"{step['seconds']['step'] / gru:.2f}",
-                ],
-            )
-        )
+        step, mean = timing["parts"][model], statistics.mean(scores)
+        cells = [
+            f"`{model}`",
+            f"{runs[0]['parameters']:,}",
+            f"{runs[0]['config']['optimizer']['lr']:g}",
+            f"**{mean:.1f}**",
+            ", ".join(f"[{score:.1f}]({link(run)})" for score, run in zip(scores, runs, strict=True)),
+            f"{statistics.median(run['seconds'] for run in runs):.0f}",
+            f"{step['parameters']:,}",
+            f"{step['seconds']['forward']:.2f} + {step['seconds']['backward']:.2f}",
+            f"{step['seconds']['step'] / gru:.2f}",
+        ]
+        rows.append((-mean, cells))
     head = ["`model=`", "parameters", "learning rate", "test %", "seeds", "seconds", "parameters", "step, s", "/ `gru`"]
-    return table(head, [cells for _, cells in sorted(rows)])
+
+    (config, *others), size = [runs[0]["config"] for runs in shown.values()], timing["size"]
+    hidden, trainer, permutation = config["model"]["hidden_size"], config["trainer"], config["dataset"]["permutation"]
+    assert all(other["trainer"] == trainer and other["model"]["hidden_size"] == hidden for other in others)
+    note = (
+        f"Left: scikit-learn's digits pixel by pixel (permutation: {permutation.replace('_', ' ')}), hidden size "
+        f"{hidden}, {trainer['max_epochs']} epochs, gradients clipped at {trainer['gradient_clip_val']:g} (`python train.py "
+        "experiment=digits model=… seed=…`): the mean over the seeds of the test accuracy at the epoch with the best "
+        "validation accuracy, each seed's own, and the median of the training times, with another run on the machine. "
+        "The learning rate is the experiment's, unless another did better in validation. So short a training shows "
+        "that everything learns, and how quickly; not what each model can reach. Right: forward + backward of one batch of "
+        f"{size['batch']} at {size['length']} steps and hidden size {size['hidden']} (`python scripts/benchmark.py "
+        f"--length {size['length']} --hidden {size['hidden']}`, [record](benchmarks/models.json)), on "
+        f"{hardware(timing['machine'])}."
+    )
+    return [*table(head, [cells for _, cells in sorted(rows)]), "", *textwrap.wrap(note, 118, break_on_hyphens=False)]
 
 
 def link(record: dict[str, Any]) -> str:
     """Return where a record lies, seen from results/."""
     return f"records/{record['name']}/{record['id']}.json"
-
-
-def explain_every_model(timing: dict[str, Any]) -> list[str]:
-    """Return what the columns of `every_model` are."""
-    size = timing["size"]
-    return [
-        "Left: scikit-learn's digits as 64 pixels in bit-reversed order, hidden size 128, 20 epochs, gradients clipped",
-        "at 1 (`python train.py experiment=digits model=… optimizer.lr=… seed=…`): the mean over the seeds of the test",
-        "accuracy at the epoch with the best validation accuracy, each seed's own, and the median of the training",
-        "times, in which two runs shared the machine. The learning rate is that of 4e-3 and 1e-3 with the better",
-        "validation accuracy. Five hundred steps of optimization are few: the table shows that everything trains, and",
-        "how quickly, not what each model can reach.",
-        f"Right: forward + backward of one batch at hidden size {size['hidden']}, {size['length']} steps and batch",
-        f"{size['batch']} (`python scripts/benchmark.py --length {size['length']} --hidden {size['hidden']}`,",
-        f"[record](benchmarks/models.json)) on {hardware(timing['machine'])}.",
-    ]
 
 
 def render(found: list[dict[str, Any]], timing: dict[str, Any]) -> str:
@@ -129,8 +124,6 @@ def render(found: list[dict[str, Any]], timing: dict[str, Any]) -> str:
         "",
         *every_model(found, timing),
         "",
-        *explain_every_model(timing),
-        "",
         "## Every run",
         "",
         "Test accuracy is that of the epoch with the best validation accuracy; beside it stands that of the last",
@@ -143,9 +136,7 @@ def render(found: list[dict[str, Any]], timing: dict[str, Any]) -> str:
 
 def render_summary(found: list[dict[str, Any]], timing: dict[str, Any], benchmark: dict[str, Any]) -> str:
     """Return the README's section on results; every figure of ours in it comes from a record."""
-    here = [
-        line.replace("](", "](results/") for line in [*every_model(found, timing), "", *explain_every_model(timing)]
-    ]
+    here = [line.replace("](", "](results/") for line in every_model(found, timing)]
     rows = [
         [
             f"[{record['name']}](results/{link(record)})",

@@ -1,4 +1,4 @@
-"""The gated network around a HiPPO memory (Figure 2 and Appendix D of arXiv 2008.07669)."""
+"""The gated network around a HiPPO memory (Figure 2 of arXiv 2008.07669)."""
 
 import torch
 from torch import Tensor, nn
