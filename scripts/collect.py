@@ -80,14 +80,14 @@ def every_model(found: list[dict[str, Any]], timing: dict[str, Any]) -> list[str
     assert all(other["trainer"] == trainer and other["model"]["hidden_size"] == hidden for other in others)
     note = (
         f"Left: scikit-learn's digits pixel by pixel (permutation: {permutation.replace('_', ' ')}), hidden size "
-        f"{hidden}, {trainer['max_epochs']} epochs, gradients clipped at {trainer['gradient_clip_val']:g} (`python train.py "
-        "experiment=digits model=… seed=…`): the mean over the seeds of the test accuracy at the epoch with the best "
-        "validation accuracy, each seed's own, and the median of the training times, with another run on the machine. "
-        "The learning rate is the experiment's, unless another did better in validation. So short a training shows "
-        "that everything learns, and how quickly; not what each model can reach. Right: forward + backward of one batch of "
-        f"{size['batch']} at {size['length']} steps and hidden size {size['hidden']} (`python scripts/benchmark.py "
-        f"--length {size['length']} --hidden {size['hidden']}`, [record](benchmarks/models.json)), on "
-        f"{hardware(timing['machine'])}."
+        f"{hidden}, {trainer['max_epochs']} epochs, gradients clipped at {trainer['gradient_clip_val']:g} (`python "
+        "train.py experiment=digits model=… seed=…`): the mean over the seeds of the test accuracy at the epoch with "
+        "the best validation accuracy, each seed's own, and the median of the training times, with another run on the "
+        "machine. The learning rate is the experiment's, unless another did better in validation. So short a training "
+        "shows that everything learns, and how quickly; not what each model can reach. Right: forward + backward of "
+        f"one batch of {size['batch']} at {size['length']} steps and hidden size {size['hidden']} (`python "
+        f"scripts/benchmark.py --length {size['length']} --hidden {size['hidden']}`, "
+        f"[record](benchmarks/models.json)), on {hardware(timing['machine'])}."
     )
     return [*table(head, [cells for _, cells in sorted(rows)]), "", *textwrap.wrap(note, 118, break_on_hyphens=False)]
 
