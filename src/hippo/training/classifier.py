@@ -26,15 +26,13 @@ class Divergence(RuntimeError):
 class SequenceClassifier(pl.LightningModule):
     """Cross entropy on a linear read-out of a model's features.
 
-    Logs loss and accuracy of each split per epoch, as `train/…`, `validation/…` and `test/…`.
+    Logs loss and accuracy of each split per epoch, as `train/…`, `validation/…` and `test/…`, and the vector-field
+    evaluations of a forward pass where there are any. Parameters learn at the rates that the model's `lr_factors` say.
 
     Args:
         model: Features (B, D).
         classes: Number of classes.
         optimizer: Makes an optimizer from groups of parameters.
-
-    Raises:
-        ConfigError: If the model needs what the data do not have.
     """
 
     def __init__(self, model: SequenceModel, classes: int, optimizer: Callable[..., Optimizer]) -> None:
