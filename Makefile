@@ -16,7 +16,7 @@ train: setup  ## train a HiPPO-LegS network on scikit-learn's digits (about a mi
 	$(BIN)/python train.py experiment=digits
 
 test: lint  ## lint, type check, and run every test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: setup  ## ruff and pyrefly
 	$(BIN)/ruff check .
