@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from hippo.files import write_atomically
 from hippo.training import records
 from hippo.training.curves import draw_curves
 
@@ -214,10 +215,10 @@ def main() -> None:
         draw_curves(record, target.with_suffix(".png"))
         print(target)
     found, timing, benchmark = read_all(), read_benchmark("models"), read_benchmark("training_step")
-    records.write_atomically(RESULTS / "README.md", render(found, timing))
+    write_atomically(RESULTS / "README.md", render(found, timing))
     readme = ROOT / "README.md"
     text = with_summary(readme.read_text(encoding="utf-8"), render_summary(found, timing, benchmark))
-    records.write_atomically(readme, text)
+    write_atomically(readme, text)
 
 
 if __name__ == "__main__":

@@ -49,5 +49,5 @@ def test_benchmark_measures_every_part(tmp_path):
     result = json.loads((tmp_path / "benchmark.json").read_text())
     assert set(result["parts"]) == {"products", "legs", "gru_d"}
     assert result["parts"]["products"]["ratio_to_products"] == 1
-    assert result["parts"]["legs"]["parameters"] == 96
+    assert result["parts"]["legs"]["parameters"] == 104
     assert all(part["seconds"]["backward"] > 0 for part in result["parts"].values())

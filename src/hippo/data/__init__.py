@@ -1,7 +1,21 @@
 """Datasets: a description in, three splits of tensors out."""
 
-from hippo.data.base import Batch, DataError, SequenceDataset, Sequences, Splits
+from hippo.data.base import Batch, DataError, SequenceDataset, Sequences, Shifted, Splits, Swept
+from hippo.data.character_trajectories import CharacterTrajectories
 from hippo.data.digits import Digits
 from hippo.data.mnist import MNIST
+from hippo.data.sampling import Sampling
 
-__all__ = ["MNIST", "Batch", "DataError", "Digits", "SequenceDataset", "Sequences", "Splits"]
+__all__ = [
+    "MNIST",
+    "Batch",
+    "CharacterTrajectories",
+    "DataError",
+    "Digits",
+    "Sampling",
+    "SequenceDataset",
+    "Sequences",
+    "Shifted",
+    "Splits",
+    "Swept",
+]

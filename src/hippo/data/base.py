@@ -1,8 +1,10 @@
 """What every dataset is: three splits of labelled sequences, held as tensors."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -67,13 +69,39 @@ class Sequences(Dataset[Batch]):
         return Batch(x[rows], y[rows], *(None if field is None else field[rows] for field in optional))
 
 
+class Shifted(NamedTuple):
+    """Validation and test, as they are after a shift that training does not know."""
+
+    validation: Sequences
+    test: Sequences
+
+
+class Swept(NamedTuple):
+    """The test split at one point of a sweep: what is changed, by how much, and what comes of it."""
+
+    kind: str
+    value: float
+    test: Sequences
+
+
 class Splits(NamedTuple):
-    """Train, validation and test, with the names of the classes."""
+    """Train, validation and test, with the names of the classes, and what else to evaluate on.
+
+    Attributes:
+        train: What is trained on.
+        validation: What chooses the weights; no shift.
+        test: What is reported; no shift.
+        classes: Names of the classes.
+        shifted: Shifts by their names, evaluated in every epoch and at the end.
+        sweep: Evaluated at the end.
+    """
 
     train: Sequences
     validation: Sequences
     test: Sequences
     classes: tuple[str, ...]
+    shifted: Mapping[str, Shifted] = MappingProxyType({})
+    sweep: Sequence[Swept] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

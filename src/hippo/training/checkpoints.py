@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
+from hippo.files import write_atomically
 from hippo.training.config import ConfigError
-from hippo.training.records import write_atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

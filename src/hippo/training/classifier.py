@@ -1,6 +1,6 @@
 """What is trained: a sequence model with a linear read-out, and the data that it reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,24 +26,33 @@ class Divergence(RuntimeError):
 class SequenceClassifier(pl.LightningModule):
     """Cross entropy on a linear read-out of a model's features.
 
-    Logs loss and accuracy of each split per epoch, as `train/…`, `validation/…` and `test/…`, and the vector-field
-    evaluations of a forward pass where there are any. Parameters learn at the rates that the model's `lr_factors` say.
+    Logs loss and accuracy of each split per epoch, as `train/…`, `validation/…`, `validation@SHIFT/…` and `test/…`, and
+    the vector-field evaluations of a forward pass where there are any. Parameters learn at the rates that the model's
+    `lr_factors` say.
 
     Args:
         model: Features (B, D).
         classes: Number of classes.
         optimizer: Makes an optimizer from groups of parameters.
+        shifts: Names of the shifts that are validated on.
+
+    Attributes:
+        test_name: What the data that are tested on are called.
     """
 
-    def __init__(self, model: SequenceModel, classes: int, optimizer: Callable[..., Optimizer]) -> None:
+    def __init__(
+        self, model: SequenceModel, classes: int, optimizer: Callable[..., Optimizer], shifts: Iterable[str] = ()
+    ) -> None:
         super().__init__()
+        self.validations = ("validation", *(f"validation@{shift}" for shift in shifts))
+        self.test_name = "test"
         self.model = model
         self.head = nn.Linear(model.hidden_size, classes)
         self.make_optimizer = optimizer
         self.configure_optimizers()  # what is wrong with its settings is said before any work
         # No metric looks at its input's values on the host: on a GPU that would stall every step.
         self.metrics = nn.ModuleDict()
-        for split in ("train", "validation", "test"):
+        for split in ("train", *self.validations, "test"):
             self.metrics[f"{split}/loss"] = MeanMetric(nan_strategy="disable")
             self.metrics[f"{split}/accuracy"] = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.confusion = MulticlassConfusionMatrix(classes, validate_args=False)
@@ -55,8 +64,8 @@ class SequenceClassifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step(batch, "train")
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "validation")
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._step(batch, self.validations[dataloader_idx])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "test")
@@ -85,16 +94,22 @@ class SequenceClassifier(pl.LightningModule):
 
     def _step(self, batch: Batch, split: str) -> Tensor:
         logits = self(batch)
+        name = self.test_name if split == "test" else split
+        once: dict[str, Any] = {
+            "on_step": False,
+            "on_epoch": True,
+            "batch_size": len(batch.y),
+            "add_dataloader_idx": False,
+        }
         if self.model.evaluations is not None:
-            evaluations = float(self.model.evaluations)
-            self.log(f"{split}/evaluations", evaluations, on_step=False, on_epoch=True, batch_size=len(batch.y))
+            self.log(f"{name}/evaluations", float(self.model.evaluations), **once)
         loss = nn.functional.cross_entropy(logits, batch.y)
         self._metric(f"{split}/loss").update(loss.detach(), weight=len(batch.y))
         self._metric(f"{split}/accuracy").update(logits.detach(), batch.y)
         if split == "test":
             self.confusion.update(logits, batch.y)
-        for name in (f"{split}/loss", f"{split}/accuracy"):
-            self.log(name, self._metric(name), on_step=False, on_epoch=True, batch_size=len(batch.y))
+        for metric in ("loss", "accuracy"):
+            self.log(f"{name}/{metric}", self._metric(f"{split}/{metric}"), **once)
         return loss
 
     def _metric(self, name: str) -> Metric:
@@ -125,17 +140,16 @@ class SequenceData(pl.LightningDataModule):
         sampler = DistributedSampler(data, *self._share(), shuffle=True, seed=derive_seed(self.seed, "order"))
         return self._loader(data, sampler)
 
-    def val_dataloader(self) -> DataLoader:
-        return self._loader(self.splits.validation, self._in_order(self.splits.validation))
-
-    def test_dataloader(self) -> DataLoader:
-        return self._loader(self.splits.test, self._in_order(self.splits.test))
+    def val_dataloader(self) -> list[DataLoader]:
+        shifted = (shift.validation for shift in self.splits.shifted.values())
+        return [self.in_order(data) for data in (self.splits.validation, *shifted)]
 
     def _share(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _in_order(self, data: Sequences) -> DistributedSampler:
-        return UnrepeatedDistributedSampler(data, *self._share(), shuffle=False)
+    def in_order(self, data: Sequences) -> DataLoader:
+        """Return a loader of sequences in their order, once each."""
+        return self._loader(data, UnrepeatedDistributedSampler(data, *self._share(), shuffle=False))
 
     def _loader(self, data: Sequences, sampler: DistributedSampler) -> DataLoader:
         processes = self._share()[0]

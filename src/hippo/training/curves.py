@@ -12,7 +12,8 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
     epochs = record["history"]
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for split in ("train", "validation"):
+        shifts = record["metrics"]["best"].get("shifted", {})
+        for split in ("train", "validation", *(f"validation@{name}" for name in shifts)):
             axes.plot([e["epoch"] for e in epochs], [e[f"{split}/{metric}"] for e in epochs], marker=".", label=split)
         best = record["metrics"]["best"]
         axes.plot(best["epoch"], best["test"][metric], "*", markersize=10, label="test, best epoch")

@@ -9,11 +9,12 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from hippo.files import write_atomically
 
 SCHEMA = 1
 NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force", "window"}
@@ -57,23 +58,6 @@ def config_hash(config: dict[str, Any]) -> str:
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """Return a 32-bit seed for one purpose, unrelated to those of other purposes and of neighbouring seeds."""
     return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:4], "big")
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that, whatever happens meanwhile, its path holds all of the content or what it held before."""
-    content = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

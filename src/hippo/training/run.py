@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hippo.data import Sequences
+from hippo.files import write_atomically
 from hippo.models import SequenceModel
 from hippo.training import checkpoints, records, tracking
 from hippo.training.callbacks import EpochSeed, History
@@ -79,11 +81,13 @@ def misfit(model: SequenceModel, data: Sequences) -> None:
 
 def summary(record: dict[str, Any]) -> str:
     """Return the lines that say what a run came to."""
-    lines = [
-        f"{reading:>5} epoch ({result['epoch']}): validation accuracy {result['validation']['accuracy']:.4f}, "
-        f"test accuracy {result['test']['accuracy']:.4f}"
-        for reading, result in record["metrics"].items()
-    ]
+    lines = []
+    for reading, result in record["metrics"].items():
+        shifted = [f", {name} {shift['test']['accuracy']:.4f}" for name, shift in result.get("shifted", {}).items()]
+        lines.append(
+            f"{reading:>5} epoch ({result['epoch']}): validation accuracy {result['validation']['accuracy']:.4f}, "
+            f"test accuracy {result['test']['accuracy']:.4f}{''.join(shifted)}"
+        )
     return "\n".join(lines)
 
 
@@ -99,7 +103,8 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         model = instantiate(values["model"], input_size=example.shape[2])
     misfit(model, data.splits.train)
     with building("optimizer"):
-        module = SequenceClassifier(model, len(classes), instantiate(values["optimizer"], _partial_=True))
+        optimizer = instantiate(values["optimizer"], _partial_=True)
+        module = SequenceClassifier(model, len(classes), optimizer, data.splits.shifted)
     parameters = sum(p.numel() for p in module.parameters())
 
     last = folder / "checkpoints" / "last.ckpt"
@@ -107,6 +112,8 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     sizes = " / ".join(f"{len(split):,}" for split in data.splits[:3])
     say(f"run      {values['name']} {folder.name}, in {folder}")
     say(f"data     {sizes} sequences (train / validation / test) of {example.shape[1]} steps × {example.shape[2]}")
+    if shifts := ", ".join(data.splits.shifted):
+        say(f"shifts   {shifts}, which training does not see")
     say(f"model    {type(model).__name__}, hidden size {model.hidden_size}, {parameters:,} parameters")
     if values["force"] and is_first():
         for path in folder.iterdir():
@@ -131,12 +138,12 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
             )
         if is_first():
             text = OmegaConf.to_yaml(OmegaConf.create(values))
-            records.write_atomically(folder / "config.yaml", text)
+            write_atomically(folder / "config.yaml", text)
         history = History({"started": started} | provenance)
         with building("trainer"):
-            trainer = _trainer(values, folder, history, tracker)
+            trainer = _trainer(values, folder, history, tracker, data.splits.shifted)
         trainer.fit(module, datamodule=data, ckpt_path=resume)
-        readings, confusion = _evaluate(trainer, module, data, history, folder)
+        results = _evaluate(trainer, module, data, history, folder)
         if not is_first():
             return None
         record = {
@@ -149,9 +156,8 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
             "command": _command(),
             "parameters": parameters,
             "epochs": len(history.epochs),
-            "metrics": readings,
             "classes": list(classes),
-            "confusion": confusion,
+            **results,
             "history": history.epochs,
             "seconds": round(sum(epoch["seconds"] for epoch in history.epochs), 1),
             "peak_memory": records.peak_memory(),
@@ -176,7 +182,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def _trainer(values: dict[str, Any], folder: Path, history: History, tracker: Any) -> pl.Trainer:
+def _trainer(values: dict[str, Any], folder: Path, history: History, tracker: Any, shifts: Iterable[str]) -> pl.Trainer:
     monitor: dict[str, Any] = {"monitor": "validation/accuracy", "mode": "max"}
     always: dict[str, Any] = {
         "dirpath": folder / "checkpoints",
@@ -189,6 +195,9 @@ def _trainer(values: dict[str, Any], folder: Path, history: History, tracker: An
     bar = values["trainer"].get("enable_progress_bar", True) and sys.stderr.isatty()
     if bar:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
+    for shift in shifts:
+        monitor_shift = monitor | {"monitor": f"validation@{shift}/accuracy"}
+        callbacks.append(checkpoints.Keep(filename=f"best@{shift}", **monitor_shift, **always))
     # The last checkpoint comes after the best, so that a run cut between them repeats the epoch.
     callbacks += [
         checkpoints.Keep(filename="best", **monitor, **always),
@@ -208,20 +217,28 @@ def _trainer(values: dict[str, Any], folder: Path, history: History, tracker: An
 
 def _evaluate(
     trainer: pl.Trainer, module: SequenceClassifier, data: SequenceData, history: History, folder: Path
-) -> tuple[dict[str, Any], list[list[int]]]:
-    """Read the test split: with the weights of the best epoch by validation accuracy, and with the last ones.
+) -> dict[str, Any]:
+    """Read the test split: with the weights of the best epoch by validation accuracy, with the last ones, and with
+    those that are the best under each shift.
 
     Returns:
-        The metrics of each reading, and the confusion matrix (true class × predicted class) of the best.
+        The metrics of each reading; of the first one also the confusion matrix (true class × predicted class), and the
+        accuracy over the sweep where there is one.
     """
-    best = max(history.epochs, key=lambda epoch: epoch["validation/accuracy"])
-    readings: dict[str, Any] = {}
-    confusion: list[list[int]] = []
-    for reading, epoch in (("best", best), ("last", history.epochs[-1])):
-        validation = {name: epoch[f"validation/{name}"] for name in ("loss", "accuracy")}
-        if readings and epoch is best:
-            test = readings["best"]["test"]
-        else:
+
+    def metrics(split: str, source: dict[str, float]) -> dict[str, float]:
+        return {name: source[f"{split}/{name}"] for name in ("loss", "accuracy")}
+
+    def test(sequences: Sequences, name: str = "test") -> dict[str, float]:
+        module.test_name = name
+        return metrics(name, dict(trainer.test(module, dataloaders=data.in_order(sequences), verbose=False)[0]))
+
+    shifts, results = data.splits.shifted, {}
+    read: dict[float, dict[str, Any]] = {}
+    for reading in ("best", "last", *(f"best@{shift}" for shift in shifts)):
+        split = reading.replace("best", "validation")
+        epoch = history.epochs[-1] if reading == "last" else max(history.epochs, key=lambda e: e[f"{split}/accuracy"])
+        if epoch["epoch"] not in read:
             path = folder / "checkpoints" / f"{reading}.ckpt"
             checkpoint = checkpoints.load(path)
             if checkpoint["epoch"] + 1 != epoch["epoch"]:
@@ -230,11 +247,30 @@ def _evaluate(
                     "names; start this run over with force=true"
                 )
             module.load_state_dict(checkpoint["state_dict"])
-            result = trainer.test(module, datamodule=data, verbose=False)[0]
-            test = {name: result[f"test/{name}"] for name in ("loss", "accuracy")}
-            confusion = confusion or module.confusion.compute().tolist()
-        readings[reading] = {"epoch": epoch["epoch"], "validation": validation, "test": test}
-    return readings, confusion
+            read[epoch["epoch"]] = {
+                "epoch": epoch["epoch"],
+                "validation": metrics("validation", epoch),
+                "test": test(data.splits.test),
+            }
+            confusion = module.confusion.compute().tolist()
+            if shifts:
+                read[epoch["epoch"]]["shifted"] = {
+                    name: {
+                        "validation": metrics(f"validation@{name}", epoch),
+                        "test": test(shift.test, f"test@{name}"),
+                    }
+                    for name, shift in shifts.items()
+                }
+            if reading == "best":
+                results["confusion"] = confusion
+                if sweep := data.splits.sweep:
+                    results["sweep"] = [
+                        {"kind": point.kind, "value": point.value}
+                        | test(point.test, f"sweep_{point.kind}/{point.value:g}")
+                        for point in sweep
+                    ]
+        results.setdefault("metrics", {})[reading] = read[epoch["epoch"]]
+    return results
 
 
 def _quieten() -> None:

@@ -67,8 +67,10 @@ def log_results(logger: WandbLogger, record: dict[str, Any], curves: Path) -> No
     """Log what is known at the end: metrics of each reading, the confusion matrix, and the picture of the curves."""
     run = logger.experiment
     for reading, result in record["metrics"].items():
-        for split in ("validation", "test"):
-            run.summary.update({f"{reading}/{split}/{name}": value for name, value in result[split].items()})
+        shifted = {f"@{name}": shift for name, shift in result.get("shifted", {}).items()}
+        for at, metrics in ({"": result} | shifted).items():
+            for split in ("validation", "test"):
+                run.summary.update({f"{reading}/{split}{at}/{name}": v for name, v in metrics[split].items()})
     counts, classes = np.array(record["confusion"]), record["classes"]
     truth, predicted = (np.repeat(index.ravel(), counts.ravel()).tolist() for index in np.indices(counts.shape))
     run.log(

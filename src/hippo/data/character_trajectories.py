@@ -1,0 +1,210 @@
+"""Character Trajectories: letters written on a tablet (B. H. Williams, UCI; UEA archive of multivariate series)."""
+
+import hashlib
+import io
+import os
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from filelock import FileLock
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from hippo.data.base import Batch, DataError, SequenceDataset, Sequences, Shifted, Splits, Swept
+from hippo.data.sampling import Sampling, sample
+from hippo.data.ts import read_ts
+from hippo.files import write_atomically
+
+RATE = 200  # samples a second
+LETTERS = "abcdeghlmnopqrsuvwyz"  # of the labels 1 … 20: those written in one stroke
+FILES = ("CharacterTrajectories_TRAIN.ts", "CharacterTrajectories_TEST.ts")
+SOURCES = (
+    "https://timeseriesclassification.com/aeon-toolkit/CharacterTrajectories.zip",
+    "https://zenodo.org/records/18723007/files/{file}",
+)
+# sha256 of the values of both files in their order as float64, and of their labels: text that differs in its comments,
+# or in how it writes a number, gives the same. The release of 2018 was rounded to six decimals.
+VALUES = "53adcf152b3e13030b6a3bf4a151b0bd15e93abc62e0c99b05b1f4a4ee2fe4c3"
+LABELS = "8b1c2371b284cb0f95b69137203e3ae1649522880c13407da85af7c168614097"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharacterTrajectories(SequenceDataset):
+    """2,858 letters of 20 classes as series of the pen's velocity in x and y, and its force; 60 to 182 steps at 200 Hz.
+
+    The protocol is that of the HiPPO paper's code (arXiv 2008.07669): both files joined and split 70 / 15 / 15 %,
+    stratified, into 2000 / 429 / 429; channels standardized with the training split's statistics. Series are sampled as
+    `sampling` says, for training, validation and test alike. What else they are tested on no model ever trains on.
+
+    Args:
+        batch_size: Sequences a step.
+        padding: "last_value" repeats the last value of every series up to the longest, 182 steps, as in the paper's
+            code, and models read it as data; "none" keeps the true lengths.
+        timestamps: None, "separate" for models that know what time is, or "channel": the first channel, in seconds.
+            They are in units of 1/200 s, before `Sampling.time_scale`.
+        sampling: Settings of `Sampling`, for training and what is called validation and test.
+        shifts: Settings of `Sampling` by name: validated on in every epoch, and tested on, beside the unshifted.
+            Without timestamps a change of nothing but time_scale is none, and left out; so is null.
+        sweep: Factors on the sampling of the training, to be tested on at the end: "rate" (unknown to the model: its
+            clock counts samples), "time_scale"; and "drop", which replaces the training's.
+        split_seed: Seed of the split; the next one divides validation from test.
+        drop_seed: Seed of what is dropped.
+
+    Raises:
+        ValueError: If a setting is unknown, or beyond its range.
+    """
+
+    padding: Literal["last_value", "none"] = "last_value"
+    timestamps: Literal["separate", "channel"] | None = None
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    shifts: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)
+    sweep: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    split_seed: int = 0
+    drop_seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.samplings()
+        self.swept()
+
+    def samplings(self) -> dict[str, Sampling]:
+        """Return how series are sampled in training, by the name "", and under each shift, by its name."""
+        given = {"": self.sampling} | dict(self.shifts)
+        found = {
+            name: Sampling.of(settings, f"shifts.{name}" if name else "sampling")
+            for name, settings in given.items()
+            if settings is not None
+        }
+        unseen = (lambda s: (s.rate, s.drop)) if self.timestamps is None else (lambda s: s)
+        return {name: s for name, s in found.items() if not name or unseen(s) != unseen(found[""])}
+
+    def swept(self) -> list[tuple[str, float, Sampling]]:
+        """Return the points of the sweep: what is changed, by how much, and how series are sampled then."""
+        base = Sampling.of(self.sampling, "sampling")
+        points = []
+        for kind, values in self.sweep.items():
+            for value in values:
+                if kind == "rate":
+                    to = {"rate": base.rate * value, "time_scale": base.time_scale * value, "drop": base.drop}
+                elif kind == "time_scale":
+                    to = {"rate": base.rate, "time_scale": base.time_scale * value, "drop": base.drop}
+                elif kind == "drop":
+                    to = {"rate": base.rate, "time_scale": base.time_scale, "drop": value}
+                else:
+                    raise ValueError(f"sweep.{kind}: there is no such sweep; valid are rate, time_scale, drop")
+                if kind != "time_scale" or self.timestamps is not None:
+                    points.append((kind, float(value), Sampling.of(to, f"sweep.{kind}")))
+        return points
+
+    def load(self, root: Path) -> Splits:
+        series, labels = read(root)
+        lengths = torch.tensor([len(one) for one in series])
+        x = torch.zeros(len(series), int(lengths.max()), series[0].shape[1], dtype=torch.float64)
+        for k, one in enumerate(series):
+            x[k, : len(one)] = torch.from_numpy(one)
+            if self.padding == "last_value":
+                x[k, len(one) :] = x[k, len(one) - 1].clone()
+        if self.padding == "last_value":
+            lengths = torch.full_like(lengths, x.shape[1])
+        names = list(dict.fromkeys(labels))
+        y = torch.tensor([names.index(label) for label in labels])
+        train, rest = train_test_split(range(len(y)), train_size=0.7, stratify=y, random_state=self.split_seed)
+        validation, test = train_test_split(rest, train_size=0.5, stratify=y[rest], random_state=self.split_seed + 1)
+
+        observed = x[train][torch.arange(x.shape[1]) < lengths[train].unsqueeze(1)]
+        x = ((x - observed.mean(0)) / (observed.std(0) + 1e-5)).float()
+
+        def take(rows: list[int], split: int, sampling: Sampling) -> Sequences:
+            return self._take(x[rows], lengths[rows], y[rows], sampling, seed=3 * self.drop_seed + split)
+
+        samplings = self.samplings()
+        return Splits(
+            *(take(rows, split, samplings[""]) for split, rows in enumerate((train, validation, test))),
+            classes=tuple(LETTERS[int(name) - 1] for name in names),
+            shifted={
+                name: Shifted(take(validation, 1, shift), take(test, 2, shift))
+                for name, shift in samplings.items()
+                if name
+            },
+            sweep=[Swept(kind, value, take(test, 2, sampling)) for kind, value, sampling in self.swept()],
+        )
+
+    def _take(self, x: Tensor, lengths: Tensor, y: Tensor, sampling: Sampling, seed: int) -> Sequences:
+        x, timestamps, lengths = sample(x, lengths, sampling, seed)
+        if self.timestamps == "channel":
+            x = torch.cat([(timestamps / RATE).to(x).unsqueeze(-1), x], dim=-1)
+        return Sequences(
+            Batch(
+                x,
+                y,
+                timestamps=timestamps.float() if self.timestamps == "separate" else None,
+                lengths=lengths if self.padding == "none" else None,
+            )
+        )
+
+
+def read(root: Path) -> tuple[list[np.ndarray], list[str]]:
+    """Return the series (L, 3) and labels of both files, downloading them if they are missing.
+
+    Raises:
+        DataError: If a file is missing and cannot be downloaded, or is not what it should be.
+    """
+    folder = root / "CharacterTrajectories"
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        fetch(folder, missing)
+    series: list[np.ndarray] = []
+    labels: list[str] = []
+    for name in FILES:
+        some, their_labels = read_ts(folder / name)
+        series += some
+        labels += their_labels
+    wrong = "Delete both files to have them downloaded again, or replace them with intact copies."
+    if hashlib.sha256(" ".join(labels).encode()).hexdigest() != LABELS:
+        raise DataError(f"{folder} does not hold Character Trajectories: {len(labels)} labels, not these. {wrong}")
+    shapes = {one.shape[1] for one in series}, min(map(len, series)), max(map(len, series))
+    values = hashlib.sha256(b"".join(np.ascontiguousarray(one).tobytes() for one in series)).hexdigest()
+    if values != VALUES and (shapes != ({3}, 60, 182) or not _rounded(series)):
+        raise DataError(f"{folder} holds values that are neither the release of 2023 nor that of 2018. {wrong}")
+    return series, labels
+
+
+def _rounded(series: list[np.ndarray]) -> bool:
+    """Whether no value has more than six decimals, as in the release of 2018."""
+    return all(np.array_equal(one, one.round(6)) for one in series)
+
+
+def fetch(folder: Path, missing: list[str]) -> None:
+    """Download what is missing from the first source that has it. Raises DataError if none does."""
+    reasons = []
+    for source in SOURCES:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock"):
+                if source.endswith(".zip"):
+                    with zipfile.ZipFile(io.BytesIO(_get(source))) as archive:
+                        found = {name: archive.read(name) for name in missing}
+                else:
+                    found = {name: _get(source.format(file=name)) for name in missing}
+                for name, content in found.items():
+                    write_atomically(folder / name, content)
+            return
+        except (OSError, KeyError, zipfile.BadZipFile, urllib.error.URLError) as error:
+            reasons.append(f"{source}: {error}")
+    raise DataError(
+        f"Character Trajectories is not complete, and could not be downloaded ({'; '.join(reasons)}).\n"
+        f"Missing in {os.fspath(folder)}: {', '.join(missing)}.\n"
+        "Put these files there, or name the folder that holds CharacterTrajectories with paths.data=FOLDER or the "
+        "environment variable HIPPO_DATA."
+    )
+
+
+def _get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return answer.read()
