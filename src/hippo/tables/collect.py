@@ -1,0 +1,41 @@
+"""Copying the records of complete runs to where tables are made from them."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hippo.training import records
+from hippo.training.curves import draw_curves
+
+
+def unfit(record: dict[str, Any]) -> str | None:
+    """Return why a record cannot stand in a table of results, or None if it can."""
+    sessions = [record["git"], *(session["git"] for session in record.get("earlier", []))]
+    if record["command"] is None or any(git["dirty"] is not False for git in sessions):
+        return "it was not made by train.py from committed code"
+    if len({git["commit"] for git in sessions}) > 1:
+        return "it was interrupted and taken up again with other code"
+    if limits := [key for key in record["config"]["trainer"] if key.startswith(("limit_", "fast_dev_run", "overfit"))]:
+        return f"it read a part of the data only ({', '.join(limits)})"
+    return None
+
+
+def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
+    """Copy records and their curves from folders of outputs to `results`/records, and yield a line about each."""
+    for path in sorted(path for folder in outputs for path in folder.rglob("record.json")):
+        record = records.read(path)
+        if reason := unfit(record):
+            yield f"left out {path}: {reason}"
+            continue
+        target = results / "records" / record["name"] / f"{record['id']}.json"
+        if target.is_file() and records.read(target) == record:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draw_curves(record, target.with_suffix(".png"))
+        records.write(target, record)
+        yield str(target)
+
+
+def read_all(results: Path) -> list[dict[str, Any]]:
+    """Return the collected records, in the order of their names."""
+    return [records.read(path) for path in sorted((results / "records").rglob("*.json"))]

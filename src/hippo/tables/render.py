@@ -1,0 +1,203 @@
+"""A table as Markdown, LaTeX and CSV."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from hippo.files import write_atomically
+from hippo.tables.figures import draw_shifts
+from hippo.tables.statistics import Summary, summarize
+from hippo.tables.table import READINGS, Cell, Table, accuracy
+
+MARKS = {"read": "", "third-hand": "†", "recalled": "‡"}
+MEANING = "† read in a third-party note that cites the paper; ‡ recalled, not checked against it."
+
+
+class Entry(NamedTuple):
+    """What a cell shows: a summary of ours, how many runs it needs, and what was reported, with its standing.
+
+    Attributes:
+        ours: None where no run is complete.
+        runs: Runs that the cell needs.
+        reported: Per cent, and its standing; None where nothing was.
+        records: Where the records lie.
+    """
+
+    ours: Summary | None
+    runs: int
+    reported: tuple[float, str] | None
+    records: list[str]
+
+    @property
+    def difference(self) -> float | None:
+        return self.ours.mean - self.reported[0] if self.ours and self.reported else None
+
+
+def entries(
+    table: Table, cells: list[Cell], found: Mapping[tuple[str, str], dict], reading: str = "best"
+) -> dict[tuple[str, str], Entry]:
+    """Return what each cell shows, by row and column.
+
+    Args:
+        table: The table.
+        cells: Its cells.
+        found: Records by the names of their experiment and run.
+        reading: One of `hippo.tables.table.READINGS`.
+    """
+    filled = {}
+    for row, column, runs in cells:
+        values, paths = [], []
+        for run in runs:
+            record = found.get((run.name, run.id))
+            value = None if record is None else accuracy(record, table.columns[column], reading)
+            if value is not None:
+                values.append(value)
+                paths.append(f"records/{run.name}/{run.id}.json")
+        reported = table.rows[row].reported.get(column)
+        filled[row, column] = Entry(summarize(values) if values else None, len(runs), reported, paths)
+    return filled
+
+
+def write_table(
+    name: str, table: Table, cells: list[Cell], found: Mapping[tuple[str, str], dict], results: Path
+) -> list[Path]:
+    """Write `results`/tables/`name`.md, .tex and .csv, and .png where the table has a figure; return their paths."""
+    folder = results / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    by_reading = {reading: entries(table, cells, found, reading) for reading in READINGS}
+    written = {
+        "md": "\n".join(page(name, table, by_reading)) + "\n",
+        "tex": latex(table, by_reading["best"]),
+        "csv": as_csv(table, by_reading),
+    }
+    for suffix, content in written.items():
+        write_atomically(folder / f"{name}.{suffix}", content)
+    paths = [folder / f"{name}.{suffix}" for suffix in written]
+    if table.figure:
+        paths.append(folder / f"{name}.png")
+        draw_shifts(table, cells, found, paths[-1])
+    return paths
+
+
+def page(name: str, table: Table, by_reading: Mapping[str, Mapping[tuple[str, str], Entry]]) -> list[str]:
+    """Return the lines of a table's own page: the table under each reading, the notes, the figure."""
+    lines = [f"# {table.title}", "", f"Made from the records by `python scripts/reproduce.py {name} --render`.", ""]
+    for reading, meaning in READINGS.items():
+        lines += [f"## Test accuracy at {meaning}", "", *markdown(table, by_reading[reading]), ""]
+        if reading == "best":
+            lines += [*legend(table), ""]
+            if table.figure:
+                lines += [f"![accuracy against shift]({name}.png)", ""]
+    return lines[:-1]
+
+
+def legend(table: Table) -> list[str]:
+    """Return the lines that say what the cells show, and the table's notes."""
+    return [
+        "In each cell: the mean over seeds in per cent, its 95 % bootstrap interval where there are three seeds or",
+        f"more, the number of seeds; beneath, the figure of {table.source}, and ours minus it. {MEANING}",
+        *[line for note in table.notes for line in ("", note)],
+        *[line for row in table.rows.values() if row.note for line in ("", f"{row.label}: {row.note}")],
+    ]
+
+
+def markdown(table: Table, shown: Mapping[tuple[str, str], Entry]) -> list[str]:
+    """Return the lines of a Markdown table: mean, 95 % interval, runs, and beneath, what was reported."""
+    lines = [
+        f"| | {' | '.join(column.label for column in table.columns.values())} |",
+        "|---" * (len(table.columns) + 1) + "|",
+    ]
+    for row_name, row in table.rows.items():
+        texts = []
+        for column in table.columns:
+            entry = shown[row_name, column]
+            texts.append(
+                "<br>".join(part for part in (_ours(entry, _best(table, shown, column)), _theirs(entry)) if part)
+            )
+        lines.append(f"| {row.label} | {' | '.join(texts)} |")
+    return lines
+
+
+def latex(table: Table, shown: Mapping[tuple[str, str], Entry]) -> str:
+    """Return a LaTeX table for the booktabs package; reported figures in parentheses."""
+    heads = " & ".join(["", *(_escape(column.label) for column in table.columns.values())])
+    lines = [
+        f"% {table.title}; in parentheses: {table.source}. {MEANING}",
+        f"\\begin{{tabular}}{{l{'c' * len(table.columns)}}}",
+    ]
+    lines += ["\\toprule", f"{heads} \\\\", "\\midrule"]
+    for row_name, row in table.rows.items():
+        texts = [_escape(row.label)]
+        for column in table.columns:
+            entry = shown[row_name, column]
+            text = "--"
+            if entry.ours:
+                text = f"{entry.ours.mean:.1f}"
+                text = f"\\textbf{{{text}}}" if text == _best(table, shown, column) else text
+                if entry.ours.interval:
+                    text += " {{\\scriptsize [{:.1f}, {:.1f}]}}".format(*entry.ours.interval)
+            if entry.reported:
+                mark = {"†": "\\dagger", "‡": "\\ddagger", "": ""}[MARKS[entry.reported[1]]]
+                text += f" ({entry.reported[0]:.1f}{f'$^{mark}$' if mark else ''})"
+            texts.append(text)
+        lines.append(f"{' & '.join(texts)} \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def as_csv(table: Table, by_reading: Mapping[str, Mapping[tuple[str, str], Entry]]) -> str:
+    """Return one line a cell and reading, with every seed's figure."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    head = ["row", "column", "reading", "mean", "low", "high", "values", "runs", "missing", "reported", "standing"]
+    writer.writerow([*head, "difference", "records"])
+    for reading, shown in by_reading.items():
+        for (row, column), entry in shown.items():
+            ours = entry.ours
+            writer.writerow(
+                [
+                    table.rows[row].label,
+                    table.columns[column].label,
+                    reading,
+                    f"{ours.mean:.2f}" if ours else "",
+                    *([f"{bound:.2f}" for bound in ours.interval] if ours and ours.interval else ["", ""]),
+                    " ".join(f"{value:.2f}" for value in ours.values) if ours else "",
+                    len(ours.values) if ours else 0,
+                    entry.runs - (len(ours.values) if ours else 0),
+                    *(entry.reported or ("", "")),
+                    "" if entry.difference is None else f"{entry.difference:.2f}",
+                    " ".join(entry.records),
+                ]
+            )
+    return file.getvalue()
+
+
+def _best(table: Table, shown: Mapping[tuple[str, str], Entry], column: str) -> str:
+    """Return the highest mean of a column, as it is printed."""
+    means = [entry.ours.mean for row in table.rows if (entry := shown[row, column]).ours]
+    return f"{max(means):.1f}" if means else ""
+
+
+def _ours(entry: Entry, best: str) -> str:
+    if entry.ours is None:
+        return "missing"
+    mean = f"{entry.ours.mean:.1f}"
+    parts = [f"**{mean}**" if mean == best else mean]
+    if entry.ours.interval:
+        parts.append("[{:.1f}, {:.1f}]".format(*entry.ours.interval))
+    of = len(entry.ours.values)
+    parts.append(f"({of})" if of == entry.runs else f"({of} of {entry.runs})")
+    return " ".join(parts)
+
+
+def _theirs(entry: Entry) -> str:
+    if entry.reported is None:
+        return ""
+    figure, standing = entry.reported
+    difference = "" if entry.difference is None else f", {entry.difference:+.1f}"
+    return f"paper {figure:.1f}{MARKS[standing]}{difference}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", "\\%").replace("→", "$\\to$").replace("&", "\\&").replace("_", "\\_")

@@ -1,0 +1,197 @@
+"""What a table is: rows and columns that name runs, and what others have reported for each cell."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import hydra
+import pydantic
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from hippo.training import records
+from hippo.training.config import ConfigError, check, did_you_mean
+
+Standing = Literal["read", "third-hand", "recalled"]
+READINGS = {
+    "best": "the epoch with the best validation accuracy, without shift",
+    "last": "the last epoch",
+    "best@shift": "the epoch with the best validation accuracy under the column's shift, as public code chooses",
+}
+
+
+class _Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Strict):
+    """A column: how its runs are trained, and on what they are tested.
+
+    Attributes:
+        label: Its head.
+        overrides: Overrides of `train.py`.
+        timed: Whether models get the time of each sample, as their rows say.
+        shift: A shift of the dataset, tested on instead of what was trained on.
+    """
+
+    label: str
+    overrides: list[str]
+    timed: bool = False
+    shift: str | None = None
+
+
+class Row(_Strict):
+    """A row: a model.
+
+    Attributes:
+        label: Its name.
+        overrides: Overrides of `train.py`.
+        timed: More of them, in columns that are `timed`.
+        seeds: Seeds, where they are not the table's.
+        reported: By column, a published figure in per cent and how far it was checked.
+        note: What a reader has to know.
+    """
+
+    label: str
+    overrides: list[str]
+    timed: list[str] = []
+    seeds: list[int] | None = None
+    reported: dict[str, tuple[float, Standing]] = {}
+    note: str | None = None
+
+
+class Panel(_Strict):
+    """A panel of the table's figure: accuracy over a sweep.
+
+    Attributes:
+        title: Its heading.
+        axis: What is swept, in words.
+        column: Of which column's runs.
+        sweep: Which sweep of the dataset.
+        trained: Where on the axis the models were trained.
+    """
+
+    title: str
+    axis: str
+    column: str
+    sweep: str
+    trained: float
+
+
+class Table(_Strict):
+    """A table of test accuracies.
+
+    Attributes:
+        title: Its heading.
+        source: Where the reported figures come from.
+        seeds: Seeds of every cell.
+        columns: By name.
+        rows: By name.
+        notes: What a reader has to know.
+        figure: Panels of a figure, if there is one.
+    """
+
+    title: str
+    source: str
+    seeds: list[int]
+    columns: dict[str, Column]
+    rows: dict[str, Row]
+    notes: list[str] = []
+    figure: list[Panel] = []
+
+    @pydantic.model_validator(mode="after")
+    def _columns_exist(self) -> "Table":
+        named = [(f"rows.{name}.reported", column) for name, row in self.rows.items() for column in row.reported]
+        for where, column in [*named, *(("figure", panel.column) for panel in self.figure)]:
+            if column not in self.columns:
+                raise ValueError(f"{where}: there is no column {column}")
+        return self
+
+
+def read_table(path: Path) -> Table:
+    """Read a table's file.
+
+    Raises:
+        ConfigError: If there is none, or it is not a table; the message names the key.
+    """
+    if not path.is_file():
+        known = sorted(other.stem for other in path.parent.glob("*.yaml"))
+        hint = did_you_mean(path.stem, known) or f"; choose from {', '.join(known)}"
+        raise ConfigError(f"there is no table {path.stem}{hint}")
+    try:
+        return Table.model_validate(OmegaConf.to_container(OmegaConf.load(path), resolve=True))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join((path.name, *(str(part) for part in first["loc"])))
+        raise ConfigError(f"{where}: {first['msg']}") from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run that a table needs.
+
+    Attributes:
+        overrides: For `train.py`.
+        name: Folder of its experiment.
+        id: Folder of the run.
+        config: Its resolved configuration.
+    """
+
+    overrides: tuple[str, ...]
+    name: str
+    id: str
+    config: dict[str, Any] = field(compare=False)
+
+    @property
+    def command(self) -> str:
+        return " ".join(("python train.py", *self.overrides))
+
+
+class Cell(NamedTuple):
+    """A cell, and the runs behind it, one a seed."""
+
+    row: str
+    column: str
+    runs: list[Run]
+
+
+def cells(table: Table, configs: Path) -> Iterator[Cell]:
+    """Yield the cells of a table, row by row. Cells may share runs: one training serves several columns.
+
+    Args:
+        table: The table.
+        configs: The folder of `train.yaml`.
+
+    Raises:
+        ConfigError: If a cell names a configuration that cannot be run.
+    """
+    with hydra.initialize_config_dir(str(configs.absolute()), version_base="1.3"):
+        for row_name, row in table.rows.items():
+            for column_name, column in table.columns.items():
+                overrides = [*column.overrides, *row.overrides, *(row.timed if column.timed else [])]
+                seeds = table.seeds if row.seeds is None else row.seeds
+                yield Cell(row_name, column_name, [_run([*overrides, f"seed={seed}"]) for seed in seeds])
+
+
+def _run(overrides: list[str]) -> Run:
+    config = hydra.compose("train", overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    values = check(config)
+    return Run(tuple(overrides), values["name"], records.identity(values), values)
+
+
+def accuracy(record: dict[str, Any], column: Column, reading: str = "best") -> float | None:
+    """Return the test accuracy, in per cent, that a record has for a column; None if it has not the shift.
+
+    Args:
+        record: The record.
+        column: What to test on.
+        reading: One of `READINGS`.
+    """
+    metrics = record["metrics"].get(reading.replace("@shift", f"@{column.shift}" if column.shift else ""))
+    if metrics is not None and column.shift:
+        metrics = metrics.get("shifted", {}).get(column.shift)
+    return None if metrics is None else 100 * metrics["test"]["accuracy"]
