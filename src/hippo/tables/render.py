@@ -175,7 +175,7 @@ def as_csv(table: Table, by_reading: Mapping[str, Mapping[tuple[str, str], Entry
 
 def _best(table: Table, shown: Mapping[tuple[str, str], Entry], column: str) -> str:
     """Return the highest mean of a column, as it is printed."""
-    means = [entry.ours.mean for row in table.rows if (entry := shown[row, column]).ours]
+    means = [ours.mean for row in table.rows if (ours := shown[row, column].ours)]
     return f"{max(means):.1f}" if means else ""
 
 
