@@ -7,9 +7,8 @@ Each part runs in a process of its own, so that peak memory is its own, `--round
 """
 
 import argparse
-import json
+import multiprocessing
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import hippo.models
 import hippo.training  # noqa: F401  (flushes denormals before the thread pool starts)
 from hippo.training import records
 
@@ -82,6 +82,12 @@ def products(batch: int, length: int, hidden: int) -> dict[str, float]:
     return {"forward": marks[1] - marks[0], "backward": marks[2] - marks[1], "optimizer": 0.0, "parameters": 0}
 
 
+def measure(part: str, size: dict[str, int]) -> dict[str, Any]:
+    """Return the seconds of one part, and the most memory that its process held."""
+    done = products(**size) if part == FLOOR else network(part, **size)
+    return done | {"peak_memory": records.peak_memory()}
+
+
 def report(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the medians of a part's runs, and the largest memory that any of them held."""
     median = {key: statistics.median(run[key] for run in runs) for key in ("forward", "backward", "optimizer")}
@@ -100,25 +106,20 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=512, help="hidden size (512)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each part (3)")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
     args = parser.parse_args()
     size = {"batch": args.batch, "length": args.length, "hidden": args.hidden}
-    if args.part:
-        done = products(*size.values()) if args.part == FLOOR else network(args.part, *size.values())
-        print(json.dumps(done | {"peak_memory": records.peak_memory()}))
-        return
     for name in args.models:
         if name not in MODELS:
             parser.error(f"there is no model {name}; choose from {', '.join(MODELS)}")
 
+    # A fork has all modules read, and no threads yet.
+    processes = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     runs: dict[str, list] = {part: [] for part in (FLOOR, *(args.models or MODELS))}
     for k in range(args.rounds):
         for part in runs:
             print(f"\rround {k + 1} of {args.rounds}: {part:20}", end="", file=sys.stderr, flush=True)
-            command = [sys.executable, __file__, "--part", part]
-            command += [word for name, value in size.items() for word in (f"--{name}", str(value))]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            runs[part].append(json.loads(done.stdout))
+            with processes.Pool(1) as pool:
+                runs[part].append(pool.apply(measure, (part, size)))
     print("\r" + 40 * " ", end="\r", file=sys.stderr)
 
     parts = {part: report(measured) for part, measured in runs.items()}
