@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hippo.files import write_atomically
-from hippo.training import records
-from hippo.training.curves import draw_curves
+from hippo.tables.collect import collect, read_all
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -22,9 +21,16 @@ def what(record: dict[str, Any]) -> list[str]:
     if isinstance(measure, dict):
         given = ", ".join(f"{value:g}" for key, value in measure.items() if key != "_target_")
         measure = f"{measure['_target_'].rpartition('.')[2]}({given})"
-    permutation = {"bit_reversal": "bit reversal", "random": f"random, seed {dataset.get('permutation_seed')}"}
+    data = [dataset["_target_"].rpartition(".")[2]]
+    if "permutation" in dataset:
+        permutation = {"bit_reversal": "bit reversal", "random": f"random, seed {dataset.get('permutation_seed')}"}
+        data.append(f"permutation: {permutation.get(dataset['permutation'], 'none')}")
+    if "sampling" in dataset:
+        data += [f"{key} {value:g}" for key, value in dataset["sampling"].items() if value != (key != "drop")]
+    if dataset.get("timestamps"):
+        data.append("on a clock")
     return [
-        f"{dataset['_target_'].rpartition('.')[2]}, permutation: {permutation.get(dataset['permutation'], 'none')}",
+        ", ".join(data),
         f"{model['_target_'].rpartition('.')[2]} {measure}".strip(),
         f"{model['hidden_size']}",
         f"{record['epochs']}",
@@ -145,7 +151,7 @@ def render_summary(found: list[dict[str, Any]], timing: dict[str, Any], benchmar
             f"{100 * record['metrics']['best']['test']['accuracy']:.2f} %",
         ]
         for record in found
-        if not record["name"].startswith("digits_")
+        if not record["name"].startswith(("digits_", "trajectories_"))  # those have tables of their own
     ]
     lines = [*here, "", *table(["run", *WHAT, "test accuracy"], rows)]
     size, parts = benchmark["size"], benchmark["parts"]
@@ -177,23 +183,6 @@ def with_summary(readme: str, summary: str) -> str:
     return f"{before}{begin}{summary}\n{end}{after}"
 
 
-def unfit(record: dict[str, Any]) -> str | None:
-    """Return why a record cannot stand in a table of results, or None if it can."""
-    sessions = [record["git"], *(session["git"] for session in record.get("earlier", []))]
-    if record["command"] is None or any(git["dirty"] is not False for git in sessions):
-        return "it was not made by train.py from committed code"
-    if len({git["commit"] for git in sessions}) > 1:
-        return "it was interrupted and taken up again with other code"
-    if limits := [key for key in record["config"]["trainer"] if key.startswith(("limit_", "fast_dev_run", "overfit"))]:
-        return f"it read a part of the data only ({', '.join(limits)})"
-    return None
-
-
-def read_all() -> list[dict[str, Any]]:
-    """Return the committed records, in the order of their names."""
-    return [records.read(path) for path in sorted((RESULTS / "records").rglob("*.json"))]
-
-
 def read_benchmark(name: str) -> dict[str, Any]:
     """Return a committed result of scripts/benchmark.py."""
     return json.loads((RESULTS / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
@@ -204,17 +193,9 @@ def main() -> None:
     parser.add_argument("outputs", nargs="*", type=Path, default=[ROOT / "outputs"], help="folders to search")
     args = parser.parse_args()
 
-    for path in sorted(path for folder in args.outputs for path in folder.rglob("record.json")):
-        record = records.read(path)
-        if reason := unfit(record):
-            print(f"left out {path}: {reason}")
-            continue
-        target = RESULTS / "records" / record["name"] / f"{record['id']}.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        records.write(target, record)
-        draw_curves(record, target.with_suffix(".png"))
-        print(target)
-    found, timing, benchmark = read_all(), read_benchmark("models"), read_benchmark("training_step")
+    for line in collect(args.outputs, RESULTS):
+        print(line)
+    found, timing, benchmark = read_all(RESULTS), read_benchmark("models"), read_benchmark("training_step")
     write_atomically(RESULTS / "README.md", render(found, timing))
     readme = ROOT / "README.md"
     text = with_summary(readme.read_text(encoding="utf-8"), render_summary(found, timing, benchmark))
