@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hippo import discretize, measures
 from hippo.kernels import lti
+from hippo.kernels.gated import Operator
 from hippo.kernels.legs import Transition, legs_dilation, legs_transition
 from hippo.measures import Measure
 
@@ -172,43 +173,68 @@ class HiPPO(nn.Module):
             since: Time of the latest sample remembered so far, as in `State`; None if there is none.
             like: Coefficients (B, N) or (B, C, N), for shape, dtype and device.
         """
+        gaps, times, still = self._schedule(length, timestamps, since, like.device)
+        if times.dim() == 2 and like.dim() == 3:
+            gaps, times = gaps.unsqueeze(-1), times.unsqueeze(-1)
+        steps = self._steps(gaps, times, timestamps is not None, since is None, like)
+        if still is None:
+            yield from steps
+        else:
+            where = still.view(*still.shape, *[1] * (like.dim() - 1))
+            yield from (_unless(pause, step) for pause, step in zip(where, steps, strict=True))
+
+    def operators(self, length: int, timestamps: Tensor | None, like: Tensor) -> tuple[Operator, ...] | None:
+        """Return the steps of a whole sequence for `hippo.kernels.gated`, kept from one sequence to the next.
+
+        None where samples do not share them, or where they are too many matrices to keep.
+
+        Args:
+            length: Number of steps L.
+            timestamps: (B, L), or None.
+            like: For dtype and device.
+        """
+        device = torch.device("cpu") if timestamps is None else like.device
+        gaps, times, still = self._schedule(length, timestamps, None, device)
+        if gaps.dim() == 2 or still is not None or (self.measure.scale_invariant and self.discretization == "zoh"):
+            return None
+        if not self.measure.scale_invariant and gaps.unique().numel() > _CHUNK:
+            return None
+        schedule = (timestamps is not None, tuple(gaps.tolist()), tuple(times.tolist()))
+        return _operators(self.measure, self.order, self.discretization, *schedule, like.dtype, like.device)
+
+    def _schedule(
+        self, length: int, timestamps: Tensor | None, since: Tensor | float | None, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return gaps and times, (L,) where all samples share them and (L, B) where not, in float64; and at which steps
+        no time passes for a sample, (L, B), or None if that is nowhere."""
         if timestamps is not None:
             times = timestamps.detach().to(torch.float64).mT
         else:
             first = self._origin if since is None else since + 1
-            times = torch.arange(length, dtype=torch.float64, device=like.device)
+            times = torch.arange(length, dtype=torch.float64, device=device)
             times = times.unsqueeze(-1) + first if isinstance(first, Tensor) else times + first
         start = since if isinstance(since, Tensor) else torch.full_like(times[:1], since or 0.0)
         previous = torch.cat([start.to(times).expand_as(times[:1]), times[:-1]])
         if timestamps is not None:
             check_timestamps(times, previous)
         gaps = times - previous
-        still = None
-        if times.dim() == 2:
-            still = gaps == 0
-            if since is None:
-                still[0] = False
-            gap, time = gaps.amax(1, keepdim=True), times.amax(1, keepdim=True)
-            if (still | ((gaps == gap) & (times == time))).all():  # all are sampled alike, until some end
-                gaps, times = gap[:, 0], time[:, 0]
-            else:
-                still = None
-        if times.dim() == 2 and like.dim() == 3:
-            gaps, times = gaps.unsqueeze(-1), times.unsqueeze(-1)
-        steps = self._steps(gaps, times, timestamps is not None, since is None, like)
-        if still is None or not still.any():
-            yield from steps
-        else:
-            where = still.view(*still.shape, *[1] * (like.dim() - 1))
-            yield from (_unless(pause, step) for pause, step in zip(where, steps, strict=True))
+        if times.dim() == 1:
+            return gaps, times, None
+        still = gaps == 0
+        if since is None:
+            still[0] = False
+        gap, time = gaps.amax(1, keepdim=True), times.amax(1, keepdim=True)
+        if not (still | ((gaps == gap) & (times == time))).all():
+            return gaps, times, None
+        return gap[:, 0], time[:, 0], still if still.any() else None  # all are sampled alike, until some end
 
-    def _steps(self, gaps: Tensor, times: Tensor, timed: bool, first: bool, like: Tensor) -> Iterator[Step]:
+    def _steps(self, gaps: Tensor, times: Tensor, timed: bool, first: bool, like: Tensor) -> Iterator[Transition]:
         """Yield the steps for gaps and times (L,), alike for the whole batch, or (L, B)."""
         if self.measure.scale_invariant:
             relative = torch.where(gaps > 0, gaps / times, 0.0)
             if first:
                 relative = relative[1:]
-                yield _fill
+                yield Transition(None, torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
             if self.discretization == "zoh":
                 yield from (legs_dilation(self.order, step, like.dtype) for step in relative)
             else:
@@ -220,8 +246,7 @@ class HiPPO(nn.Module):
             return
         if first:
             gaps = gaps[1:]
-            constant = _constant(self.measure, self.order).to(like)
-            yield lambda c, f: f.unsqueeze(-1) * constant
+            yield Transition(None, _constant(self.measure, self.order).to(like))
         if gaps.dim() == 1:
             regular = functools.cache(lambda gap: self._regular(gap, like))
             yield from (regular(gap) for gap in gaps.tolist())
@@ -250,6 +275,24 @@ def _regular_step(measure: Measure, order: int, discretization: str | float, gap
         return _discretized(*measure.dynamics(order), discretization, gap)
 
 
+@functools.lru_cache(maxsize=4)
+def _operators(
+    measure: Measure,
+    order: int,
+    discretization: str | float,
+    timed: bool,
+    gaps: tuple[float, ...],
+    times: tuple[float, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Operator, ...]:
+    with torch.inference_mode(False), torch.no_grad():
+        like = torch.empty(0, dtype=dtype, device=device)
+        schedule = [torch.tensor(v, dtype=torch.float64, device=device) for v in (gaps, times)]
+        memory = HiPPO(measure, order, discretization)
+        return Operator.sequence(memory._steps(schedule[0], schedule[1], timed, True, like))
+
+
 @functools.lru_cache(maxsize=16)
 def _constant(measure: Measure, order: int) -> Tensor:
     """The coefficients (N,) of a translated measure for a past that has been 1 for ever, in float64: A c + B = 0."""
@@ -266,11 +309,6 @@ def _discretized(A: Tensor, B: Tensor, discretization: str | float, gap: Tensor 
 
 def _alpha(discretization: str | float) -> float:
     return ALPHA[discretization] if isinstance(discretization, str) else discretization
-
-
-def _fill(c: Tensor, f: Tensor) -> Tensor:
-    """The first sample of a scale-invariant memory: a constant past, whatever c was."""
-    return torch.cat([f.unsqueeze(-1), torch.zeros_like(c[..., 1:])], dim=-1)
 
 
 def _unless(pause: Tensor, step: Step) -> Step:

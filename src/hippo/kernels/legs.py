@@ -114,15 +114,18 @@ class Transition(NamedTuple):
     """One affine step of a memory, c ↦ Ā c + B̄ f.
 
     Attributes:
-        A: Ā, dense (..., N, N); or, in semiseparable form, Ā − I, which stays accurate where a step is short.
+        A: Ā, dense (..., N, N); or, in semiseparable form, Ā − I, which stays accurate where a step is short; or None
+            where it is 0: the first step of a memory that forgets whatever c was.
         B: B̄ (..., N).
     """
 
-    A: "Semiseparable | Tensor"
+    A: "Semiseparable | Tensor | None"
     B: Tensor
 
     def __call__(self, c: Tensor, f: Tensor) -> Tensor:
         """Advance coefficients c (..., N) by the input f (...)."""
+        if self.A is None:
+            return f.unsqueeze(-1) * self.B
         if isinstance(self.A, Semiseparable):
             moved = c + self.A @ c
         elif self.A.dim() == 2:
@@ -133,6 +136,7 @@ class Transition(NamedTuple):
 
     def unbind(self) -> list["Transition"]:
         """Split a stack of steps along its first dimension, as `Tensor.unbind`."""
+        assert self.A is not None
         return [Transition(*each) for each in zip(self.A.unbind(), self.B.unbind(), strict=True)]
 
 

@@ -1,8 +1,11 @@
 """The gated network around a HiPPO memory (Figure 2 of arXiv 2008.07669)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from hippo.kernels.gated import gated
 from hippo.measures import Measure
 from hippo.memory import HiPPO
 from hippo.models.base import SequenceModel
@@ -51,11 +54,22 @@ class HiPPORNN(SequenceModel):
         for block in self.candidate.weight.split([self.input_size, self.memory.order], dim=1):
             nn.init.xavier_normal_(block)
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> list[Tensor]:
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor] | Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return self._unroll(x.to(self.write.weight), timestamps)
+            x = x.to(self.write.weight)
+            operators = self.memory.operators(x.shape[1], timestamps, like=x)
+            if operators is None:
+                return self.step_by_step(x, timestamps)
+            read = torch.cat([self.gate.weight, self.candidate.weight])
+            bias = torch.cat([self.gate.bias, self.candidate.bias])
+            write_x, write_h = self.write.weight.split([self.input_size, self.hidden_size], dim=1)
+            x = x.transpose(0, 1)
+            written_x = nn.functional.linear(x, write_x, self.write.bias).squeeze(-1)
+            return gated(x, read, bias, written_x, write_h[0], operators)
 
-    def _unroll(self, x: Tensor, timestamps: Tensor | None) -> list[Tensor]:
+    def step_by_step(self, x: Tensor, timestamps: Tensor | None) -> list[Tensor]:
+        """Return the hidden states (B, D) after each step as the equations have it: for samples that each have times of
+        their own, and the reference for `hippo.kernels.gated`."""
         read = torch.cat([self.gate.weight, self.candidate.weight])
         read_x, read_c = read.split([self.input_size, self.memory.order], dim=1)
         write_x, write_h = self.write.weight.split([self.input_size, self.hidden_size], dim=1)
