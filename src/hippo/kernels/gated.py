@@ -144,8 +144,8 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
         weight, write, seen, gates, hidden = ctx.saved_tensors
         (length, _, batch), size = seen.shape, len(write)
         order = ctx.steps[0].into.shape[0]
