@@ -220,6 +220,7 @@ def test_no_source_at_all_is_one_error_with_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(character_trajectories, "_get", get)
     with pytest.raises(DataError) as error:
-        CharacterTrajectories().load(tmp_path)
+        CharacterTrajectories().load(tmp_path / "root")
+    assert not (tmp_path / "root").exists()
     for word in (*character_trajectories.FILES, "Network is unreachable", "HIPPO_DATA", "zenodo"):
         assert word in str(error.value)

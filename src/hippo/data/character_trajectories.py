@@ -1,5 +1,6 @@
 """Character Trajectories: letters written on a tablet (B. H. Williams, UCI; UEA archive of multivariate series)."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -197,6 +198,11 @@ def fetch(folder: Path, missing: list[str]) -> None:
             return
         except (OSError, KeyError, zipfile.BadZipFile, urllib.error.URLError) as error:
             reasons.append(f"{source}: {error}")
+    with contextlib.suppress(OSError):
+        (folder / ".lock").unlink()
+    for empty in (folder, folder.parent):
+        with contextlib.suppress(OSError):  # it holds something
+            empty.rmdir()
     raise DataError(
         f"Character Trajectories is not complete, and could not be downloaded ({'; '.join(reasons)}).\n"
         f"Missing in {os.fspath(folder)}: {', '.join(missing)}.\n"
