@@ -153,13 +153,15 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="write the table from the records there are; run nothing")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs", help="folder of the runs (outputs)")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of records and tables (results)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="these rows only")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="these seeds only")
     args = parser.parse_args()
-    name = args.table.removeprefix("table=")
-    results, outputs = ROOT / "results", args.outputs.expanduser().absolute()
+    path = Path(args.table.removeprefix("table="))
+    path = path if path.suffix == ".yaml" else ROOT / "configs" / "table" / f"{path}.yaml"
+    name, results, outputs = path.stem, args.results.expanduser(), args.outputs.expanduser().absolute()
     try:
-        table = read_table(ROOT / "configs" / "table" / f"{name}.yaml")
+        table = read_table(path)
         if unknown := set(args.rows or []) - set(table.rows):
             parser.error(f"there is no row {unknown.pop()}; choose from {', '.join(table.rows)}")
 

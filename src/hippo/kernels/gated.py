@@ -144,7 +144,7 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (grad,) = grad_outputs
         weight, write, seen, gates, hidden = ctx.saved_tensors
         (length, _, batch), size = seen.shape, len(write)

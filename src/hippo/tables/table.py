@@ -171,15 +171,19 @@ def cells(table: Table, configs: Path) -> Iterator[Cell]:
             for column_name, column in table.columns.items():
                 overrides = [*column.overrides, *row.overrides, *(row.timed if column.timed else [])]
                 seeds = table.seeds if row.seeds is None else row.seeds
-                yield Cell(row_name, column_name, [_run([*overrides, f"seed={seed}"]) for seed in seeds])
+                runs = [_run([*overrides, f"seed={seed}"]) for seed in seeds]
+                yield Cell(row_name, column_name, runs)
 
 
 def _run(overrides: list[str]) -> Run:
     config = hydra.compose("train", overrides, return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
+    HydraConfig.instance().set_config(config)  # names of experiments are made of choices, which it knows
     OmegaConf.set_struct(config, False)
     del config["hydra"]
-    values = check(config)
+    try:
+        values = check(config)
+    finally:
+        HydraConfig.instance().cfg = None
     return Run(tuple(overrides), values["name"], records.identity(values), values)
 
 

@@ -1,0 +1,228 @@
+"""Tables: which runs they need, what of a record a cell shows, and how it is written."""
+
+import csv
+import io
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from hippo.tables.collect import collect, read_all
+from hippo.tables.render import as_csv, entries, latex, markdown, write_table
+from hippo.tables.statistics import summarize
+from hippo.tables.table import READINGS, Table, accuracy, cells, read_table
+from hippo.training import records
+from hippo.training.config import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SPEC = {
+    "title": "A table",
+    "source": "a paper",
+    "seeds": [0, 1, 2],
+    "columns": {
+        "plain": {"label": "no shift", "overrides": ["experiment=digits"]},
+        "slow": {"label": "slow, 50 %", "overrides": ["experiment=digits"], "shift": "slow", "timed": True},
+        "still": {"label": "still", "overrides": ["experiment=digits", "model.hidden_size=9"]},
+    },
+    "rows": {
+        "gru": {
+            "label": "GRU",
+            "overrides": ["model=gru"],
+            "timed": ["dataset.timestamps=true"],
+            "reported": {"slow": [50.0, "recalled"], "still": [12.5, "read"]},
+        },
+        "legs": {"label": "LegS", "overrides": ["model=legs"], "seeds": [5], "note": "of one seed"},
+    },
+    "notes": ["a note"],
+}
+
+
+@pytest.fixture
+def table():
+    return Table.model_validate(SPEC)
+
+
+def record(run, best: float, slow: float | None = None) -> dict:
+    """A synthetic record of a run: what tables read of one."""
+    reading = {"epoch": 1, "validation": {"loss": 1.0, "accuracy": 0.5}, "test": {"loss": 1.0, "accuracy": best}}
+    last = reading | {"test": {"loss": 1.0, "accuracy": best - 0.1}}
+    found = {"schema": records.SCHEMA, "name": run.name, "id": run.id, "metrics": {"best": reading, "last": last}}
+    if slow is not None:
+        for k, one in enumerate((reading, last)):
+            test = {"loss": 1.0, "accuracy": slow - 0.1 * k}
+            one["shifted"] = {"slow": {"validation": test, "test": test}}
+        shifted = {"slow": {"test": {"loss": 1.0, "accuracy": slow + 0.1}}}
+        found["metrics"]["best@slow"] = reading | {"shifted": shifted}
+    return found
+
+
+@pytest.fixture
+def filled(table):
+    """Cells, and records of all runs of GRU but one, and none of LegS."""
+    all_cells = list(cells(table, CONFIGS))
+    found = {}
+    for cell in all_cells:
+        if cell.row == "gru":
+            for k, run in enumerate(cell.runs[: 2 if cell.column == "still" else 3]):
+                slow = 0.6 + 0.1 * k if cell.column == "slow" else None
+                found[run.name, run.id] = record(run, 0.9 + 0.01 * k, slow)
+    return all_cells, found
+
+
+def test_cells_name_their_runs(table):
+    by = {(cell.row, cell.column): cell.runs for cell in cells(table, CONFIGS)}
+    assert len(by) == 6
+    assert [run.config["seed"] for run in by["gru", "plain"]] == [0, 1, 2]
+    assert [run.config["seed"] for run in by["legs", "plain"]] == [5]
+    assert by["gru", "slow"][0].config["dataset"]["timestamps"] is True
+    assert by["legs", "slow"] == by["legs", "plain"]  # nothing differs, so one run serves both
+    assert by["gru", "still"][1].command == (
+        "python train.py experiment=digits model.hidden_size=9 model=gru seed=1"
+    )  # fmt: skip
+    assert by["gru", "still"][1].config["model"]["hidden_size"] == 9
+    for runs in by.values():
+        for run in runs:
+            assert run.id == records.identity(run.config)
+            assert run.name == run.config["name"]
+
+
+def test_every_table_names_configurations_that_can_be_run():
+    for path in (CONFIGS / "table").glob("*.yaml"):
+        found = list(cells(read_table(path), CONFIGS))
+        assert found
+        assert all(cell.runs for cell in found)
+
+
+def test_trajectories_are_the_papers(filled):
+    """Figures and protocol of the paper's second table."""
+    table = read_table(CONFIGS / "table" / "trajectories.yaml")
+    assert [row.label for row in table.rows.values()] == [
+        "LSTM", "GRU", "GRU-D", "ODE-RNN", "Neural CDE", "LMU", "HiPPO-LegS",
+    ]  # fmt: skip
+    assert len(table.columns) == 7
+    assert table.rows["legs"].reported["rate_up"] == (88.8, "third-hand")
+    assert table.rows["lmu"].reported["rate_up"] == (6.0, "recalled")
+    for cell in cells(table, CONFIGS):
+        config = cell.runs[0].config
+        assert len(cell.runs) == (3 if cell.row == "legs" else 2)
+        assert config["trainer"]["max_epochs"] == 100
+        assert config["optimizer"] == {"_target_": "torch.optim.Adam", "lr": 1e-3}
+        assert config["dataset"]["batch_size"] == 100
+        assert config["model"]["hidden_size"] == (32 if cell.row == "neural_cde" else 256)
+        shift = table.columns[cell.column].shift
+        assert shift is None or config["dataset"]["shifts"][shift] is not None
+        timed = cell.column.startswith(("time", "drop"))
+        knows_time = cell.row in ("gru_d", "ode_rnn", "neural_cde")
+        reads = {True: "separate" if knows_time or cell.row == "legs" else "channel", False: None}[timed]
+        assert config["dataset"]["timestamps"] == ("separate" if knows_time else reads)
+
+
+def test_a_cell_shows_what_its_column_and_reading_say(table):
+    run = next(iter(cells(table, CONFIGS))).runs[0]
+    one, shifted = record(run, 0.9), record(run, 0.9, 0.6)
+    plain, slow = table.columns["plain"], table.columns["slow"]
+    assert [accuracy(shifted, plain, reading) for reading in ("best", "last")] == pytest.approx([90, 80])
+    assert [accuracy(shifted, slow, reading) for reading in READINGS] == pytest.approx([60, 50, 70])
+    assert accuracy(one, slow) is None
+
+
+def test_missing_runs_are_shown_as_missing(table, filled):
+    shown = entries(table, *filled)
+    assert shown["legs", "plain"].ours is None
+    assert shown["gru", "plain"].ours.values == pytest.approx([90, 91, 92])
+    assert shown["gru", "still"].ours.interval is None
+    assert shown["gru", "slow"].difference == pytest.approx(20)
+    lines = markdown(table, shown)
+    assert lines[0] == "| | no shift | slow, 50 % | still |"
+    gru, legs = lines[2:]
+    assert re.fullmatch(
+        r"\| GRU \| \*\*91\.0\*\* \[90\.0, 92\.0\] \(3\) "
+        r"\| \*\*70\.0\*\* \[60\.0, 80\.0\] \(3\)<br>paper 50\.0‡, \+20\.0 "
+        r"\| \*\*90\.5\*\* \(2 of 3\)<br>paper 12\.5, \+78\.0 \|",
+        gru,
+    )
+    assert legs == "| LegS | missing | missing | missing |"
+
+
+def test_the_csv_holds_every_figure(table, filled):
+    by_reading = {reading: entries(table, *filled, reading) for reading in READINGS}
+    rows = list(csv.DictReader(io.StringIO(as_csv(table, by_reading))))
+    assert len(rows) == 3 * 6
+    slow = next(r for r in rows if (r["row"], r["column"], r["reading"]) == ("GRU", "slow, 50 %", "last"))
+    assert slow["values"] == "50.00 60.00 70.00"
+    assert (slow["mean"], slow["reported"], slow["standing"], slow["difference"]) == (
+        "60.00",
+        "50.0",
+        "recalled",
+        "10.00",
+    )
+    assert slow["records"].count("records/digits_gru/") == 3
+    missing = next(r for r in rows if (r["row"], r["column"], r["reading"]) == ("LegS", "still", "best"))
+    assert (missing["mean"], missing["runs"], missing["missing"]) == ("", "0", "1")
+
+
+def test_latex_is_balanced_and_escaped(table, filled):
+    text = latex(table, entries(table, *filled))
+    assert "slow, 50 \\%" in text
+    assert "\\textbf{70.0} {\\scriptsize [60.0, 80.0]} (50.0$^\\ddagger$)" in text
+    assert text.count("{") == text.count("}")
+    body = text.partition("\\midrule\n")[2].partition("\n\\bottomrule")[0].splitlines()
+    assert all(line.count("&") == 3 and line.endswith("\\\\") for line in body)
+
+
+def test_a_table_is_written_with_its_notes(table, filled, tmp_path):
+    paths = write_table("example", table, *filled, tmp_path)
+    assert [path.name for path in paths] == ["example.md", "example.tex", "example.csv"]
+    page = paths[0].read_text()
+    for words in ("# A table", "a note", "LegS: of one seed", "figure of a paper", *READINGS.values()):
+        assert words in page
+
+
+def test_few_seeds_get_no_interval_and_many_that_of_the_bootstrap():
+    assert summarize([90.0]).interval is None
+    assert summarize([90.0, 91.0]).interval is None
+    values = np.random.default_rng(0).normal(80, 2, size=400)
+    low, high = summarize(values.tolist()).interval
+    assert summarize(values.tolist()).interval == (low, high)
+    half = 1.96 * values.std() / math.sqrt(400)
+    assert low == pytest.approx(values.mean() - half, abs=0.03)
+    assert high == pytest.approx(values.mean() + half, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"titel": "x"}, "own.yaml.titel: Extra inputs"),
+        ({"seeds": ["a"]}, "own.yaml.seeds.0: "),
+        ({"rows": {"gru": {"label": "GRU", "overrides": [], "reported": {"fast": [1, "read"]}}}}, "no column fast"),
+        ({"rows": {"gru": {"label": "GRU", "overrides": [], "reported": {"slow": [1, "guessed"]}}}}, "'recalled'"),
+    ],
+)
+def test_a_wrong_table_is_one_error_that_names_the_key(tmp_path, change, message):
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(SPEC | change))
+    with pytest.raises(ConfigError, match=message):
+        read_table(path)
+
+
+def test_a_misspelt_table_is_asked_about():
+    with pytest.raises(ConfigError, match=r"did you mean trajectories\?"):
+        read_table(CONFIGS / "table" / "trajectorie.yaml")
+
+
+def test_collecting_copies_what_is_fit_and_says_what_is_not(tmp_path):
+    committed = Path(__file__).parents[2] / "results" / "records" / "digits_legs"
+    good = records.read(sorted(committed.glob("*.json"))[0])
+    for name, change in (("good", {}), ("dirty", {"git": {"commit": "a", "dirty": True}})):
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+        records.write(tmp_path / "outputs" / name / "record.json", good | change)
+    lines = list(collect([tmp_path / "outputs"], tmp_path / "results"))
+    assert len(lines) == 2
+    assert "left out" in lines[0]
+    assert "committed code" in lines[0]
+    assert read_all(tmp_path / "results") == [good]
+    assert (tmp_path / "results" / "records" / good["name"] / f"{good['id']}.png").is_file()
+    assert len(list(collect([tmp_path / "outputs"], tmp_path / "results"))) == 1  # nothing new but what is left out
