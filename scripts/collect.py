@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hippo.files import write_atomically
-from hippo.tables.collect import collect, read_all
+from hippo.tables.collect import by_name, collect, read_all
+from hippo.tables.render import write_table
+from hippo.tables.table import cells, read_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -197,6 +199,10 @@ def main() -> None:
         print(line)
     found, timing, benchmark = read_all(RESULTS), read_benchmark("models"), read_benchmark("training_step")
     write_atomically(RESULTS / "README.md", render(found, timing))
+    for path in sorted((ROOT / "configs" / "table").glob("*.yaml")):
+        write_table(
+            path.stem, read_table(path), list(cells(read_table(path), ROOT / "configs")), by_name(found), RESULTS
+        )
     readme = ROOT / "README.md"
     text = with_summary(readme.read_text(encoding="utf-8"), render_summary(found, timing, benchmark))
     write_atomically(readme, text)

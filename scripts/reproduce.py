@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from hippo.tables.collect import collect, read_all
+from hippo.tables.collect import by_name, collect, read_all
 from hippo.tables.render import write_table
 from hippo.tables.table import Run, Table, cells, read_table
 from hippo.training.config import ConfigError
@@ -168,13 +168,13 @@ def main() -> None:
         def render() -> dict[tuple[str, str], Any]:
             for line in collect([outputs], results):
                 tqdm.write(line)
-            found = {(record["name"], record["id"]): record for record in read_all(results)}
+            found = by_name(read_all(results))
             for path in write_table(name, table, list(cells(table, ROOT / "configs")), found, results):
                 wrote.add(path)
             return found
 
         wrote: set[Path] = set()
-        found = {(record["name"], record["id"]): record for record in read_all(results)} if args.dry_run else render()
+        found = by_name(read_all(results)) if args.dry_run else render()
         chosen = {row: spec for row, spec in table.rows.items() if not args.rows or row in args.rows}
         runs = needed(table.model_copy(update={"rows": chosen}), ROOT / "configs")
         runs = [run for run in runs if not args.seeds or run.config["seed"] in args.seeds]

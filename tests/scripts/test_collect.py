@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hippo.tables.collect import read_all, unfit
+from hippo.tables.collect import by_name, read_all, unfit
+from hippo.tables.render import write_table
+from hippo.tables.table import cells, read_table
 from hippo.training import records
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +30,17 @@ def test_the_figures_in_both_readmes_are_what_the_committed_records_give():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == collect.with_summary(readme, collect.render_summary(found, timing, benchmark))
     assert "test accuracy" in readme
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "table").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_figures_in_a_table_are_what_the_committed_records_give(path, tmp_path):
+    table = read_table(path)
+    written = write_table(path.stem, table, list(cells(table, ROOT / "configs")), by_name(read_all(RESULTS)), tmp_path)
+    for new in written:
+        committed = RESULTS / "tables" / new.name
+        assert committed.is_file()
+        if new.suffix != ".png":
+            assert committed.read_text(encoding="utf-8") == new.read_text(encoding="utf-8")
 
 
 def test_committed_records_come_from_committed_code_and_name_nothing_private():

@@ -39,3 +39,8 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
 def read_all(results: Path) -> list[dict[str, Any]]:
     """Return the collected records, in the order of their names."""
     return [records.read(path) for path in sorted((results / "records").rglob("*.json"))]
+
+
+def by_name(found: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return records by the names of their experiment and run."""
+    return {(record["name"], record["id"]): record for record in found}
