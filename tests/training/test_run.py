@@ -441,3 +441,85 @@ def test_a_mnist_run_takes_steps(data_root, compose):
     )
     assert record["config"]["trainer"]["limit_train_batches"] == 3
     assert sum(map(sum, record["confusion"])) == 100
+
+
+SHIFTED = [
+    "experiment=trajectories",
+    "dataset.timestamps=separate",
+    "model.hidden_size=4",
+    "trainer.max_epochs=3",
+    "+trainer.limit_train_batches=2",
+    "dataset.sweep={rate: [0.5, 1], time_scale: [1, 2], drop: [0, 0.9]}",
+    "threads=1",
+    "trainer=cpu",
+    "logger=none",
+]
+
+
+def test_a_run_under_shifts(data_root, compose, monkeypatch):
+    """Validated under each shift in every epoch, tested by each choice of weights, swept at the end; and resumed."""
+    if not (data_root / "CharacterTrajectories").is_dir():
+        pytest.skip(f"{data_root} holds no Character Trajectories")
+    config = compose(*SHIFTED, f"paths.data={data_root}")
+    record = run(config)
+    shifts = ["half_rate", "double_time", "half_time"]
+    assert list(record["metrics"]) == ["best", "last", *(f"best@{shift}" for shift in shifts)]
+    for reading, result in record["metrics"].items():
+        assert list(result["shifted"]) == shifts
+        chosen = record["history"][result["epoch"] - 1]
+        for shift, metrics in result["shifted"].items():
+            assert metrics["validation"]["accuracy"] == chosen[f"validation@{shift}/accuracy"]
+        if "@" in reading:
+            key = f"{reading.replace('best', 'validation')}/accuracy"
+            assert chosen[key] == max(epoch[key] for epoch in record["history"])
+    # LegS depends on ratios of times only: a clock at another speed is no shift to it, and says that all is in place.
+    best = record["metrics"]["best"]
+    for shift in ("double_time", "half_time"):
+        assert best["shifted"][shift]["test"] == pytest.approx(best["test"])
+    assert best["shifted"]["half_rate"]["test"] != best["test"]
+    sweep = {(point["kind"], point["value"]): point["accuracy"] for point in record["sweep"]}
+    assert len(sweep) == 6
+    unshifted = best["test"]["accuracy"]
+    assert [sweep[at] for at in (("rate", 1), ("time_scale", 1), ("drop", 0))] == pytest.approx([unshifted] * 3)
+    assert sweep["rate", 0.5] == best["shifted"]["half_rate"]["test"]["accuracy"]
+
+    again = compose(*SHIFTED, f"paths.data={data_root}", "paths.outputs=" + str(folder_of(config) / "again"))
+    step = SequenceClassifier.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.current_epoch == 2:
+            raise KeyError("power cut")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SequenceClassifier, "training_step", interrupted)
+    with pytest.raises(KeyError, match="power cut"):
+        run(again)
+    monkeypatch.undo()
+    resumed = run(again)
+    assert resumed["resumed"] == 1
+    assert same(resumed, record)
+    assert resumed["sweep"] == record["sweep"]
+
+
+def test_series_of_their_own_lengths_are_trained_on(data_root, compose):
+    if not (data_root / "CharacterTrajectories").is_dir():
+        pytest.skip(f"{data_root} holds no Character Trajectories")
+    own = ["dataset.padding=none", "dataset.sampling={drop: 0.8}", "model=gru_d", "trainer.max_epochs=1"]
+    record = run(compose(*SHIFTED, *own, f"paths.data={data_root}"))
+    assert set(record["metrics"]["best"]["shifted"]) == {"half_rate", "double_time", "half_time"}
+    assert len(record["sweep"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+dataset.sampling.ratee=1", "dataset: sampling.ratee: there is no such setting"),
+        ("dataset.shifts.half_rate.rate=0", "dataset: shifts.half_rate: rate must be above 0"),
+        ("+dataset.sweep.speed=[1]", "dataset: sweep.speed: there is no such sweep"),
+        ("dataset.timestamps=both", "dataset.timestamps='both'"),
+        ("dataset.shifts.half_rate.rate=fast", "dataset.shifts"),
+    ],
+)
+def test_a_wrong_sampling_is_one_error_before_any_data_is_read(compose, override, message):
+    with pytest.raises(ConfigError, match=message):
+        run(compose("experiment=trajectories", "paths.data=nowhere", "logger=none", override))
