@@ -22,7 +22,8 @@ from torch import Tensor
 
 from hippo.measures import LegS
 
-_BLOCK = 32
+_BLOCK = 32  # applied to many vectors, whole products pay
+_NARROW = 4  # built for one vector each, work and memory are N times the block
 
 
 def legs_step(c: Tensor, f: Tensor, step: Tensor, alpha: float = 0.5) -> Tensor:
@@ -156,6 +157,7 @@ def legs_transition(order: int, step: Tensor, alpha: float = 0.5, dtype: torch.d
         mix=(-s * solve).to(dtype),
         gate=((1 - a * n) * solve).to(dtype),
         weight=(delta * s * solve).to(dtype),
+        block=_BLOCK if step.dim() < 2 else _NARROW,
     )
     e_0 = torch.eye(1, order, dtype=dtype, device=step.device)[0].expand(*step.shape, order)
     return Transition(A, -(A @ e_0))
