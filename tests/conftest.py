@@ -40,3 +40,11 @@ def data_root() -> Path:
     if not (root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").is_file():
         pytest.skip(f"MNIST is not in {root}; set HIPPO_DATA to the folder that holds MNIST/raw")
     return root
+
+
+@pytest.fixture(scope="session")
+def trajectories_root(data_root) -> Path:
+    """The folder of real data, if it holds Character Trajectories; tests that need them are skipped elsewhere."""
+    if not (data_root / "CharacterTrajectories" / "CharacterTrajectories_TRAIN.ts").is_file():
+        pytest.skip(f"{data_root} holds no CharacterTrajectories; set HIPPO_DATA to the folder that holds them")
+    return data_root

@@ -13,16 +13,8 @@ from hippo.data.ts import read_ts
 
 
 @pytest.fixture(scope="module")
-def files(data_root):
-    folder = data_root / "CharacterTrajectories"
-    if not all((folder / name).is_file() for name in character_trajectories.FILES):
-        pytest.skip(f"{folder} holds no Character Trajectories")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def real(data_root, files):
-    return character_trajectories.read(data_root)
+def real(trajectories_root):
+    return character_trajectories.read(trajectories_root)
 
 
 def test_the_archive_is_what_was_published(real):
@@ -33,10 +25,10 @@ def test_the_archive_is_what_was_published(real):
     assert sorted(set(labels), key=int) == [str(k) for k in range(1, 21)]
 
 
-def test_the_protocol_of_the_paper(data_root, real):
+def test_the_protocol_of_the_paper(trajectories_root, real):
     """Written out once more, with NumPy: join, pad, split, standardize."""
     series, labels = real
-    splits = CharacterTrajectories().load(data_root)
+    splits = CharacterTrajectories().load(trajectories_root)
     assert [len(split) for split in splits[:3]] == [2000, 429, 429]
     assert "".join(splits.classes) == "abcdeghlmnopqrsuvwyz"
     padded = np.stack([np.concatenate([one, one[-1:].repeat(182 - len(one), 0)]) for one in series])
@@ -54,8 +46,8 @@ def test_the_protocol_of_the_paper(data_root, real):
         assert batch.lengths is None
 
 
-def test_true_lengths(data_root, real):
-    splits = CharacterTrajectories(padding="none").load(data_root)
+def test_true_lengths(trajectories_root, real):
+    splits = CharacterTrajectories(padding="none").load(trajectories_root)
     lengths = torch.cat([split.everything.lengths for split in splits[:3]])
     assert sorted(lengths.tolist()) == sorted(map(len, real[0]))
     train = splits.train.everything
@@ -64,15 +56,15 @@ def test_true_lengths(data_root, real):
     torch.testing.assert_close(observed.std(0), torch.ones(3), atol=1e-4, rtol=0)
 
 
-def test_shifts_are_of_validation_and_test_only(data_root, files):
+def test_shifts_are_of_validation_and_test_only(trajectories_root):
     dataset = CharacterTrajectories(
         timestamps="separate",
         sampling={"rate": 0.5, "time_scale": 0.5},
         shifts={"full": {}, "slow": {"rate": 0.5, "drop": 0.5}, "none": None},
     )
-    splits = dataset.load(data_root)
+    splits = dataset.load(trajectories_root)
     assert list(splits.shifted) == ["full", "slow"]
-    plain = CharacterTrajectories().load(data_root)
+    plain = CharacterTrajectories().load(trajectories_root)
     assert torch.equal(splits.train.everything.x, plain.train.everything.x[:, ::2])
     assert torch.equal(splits.train.everything.timestamps[0], torch.arange(91.0))
     assert torch.equal(splits.shifted["full"].test.everything.x, plain.test.everything.x)
@@ -84,18 +76,18 @@ def test_shifts_are_of_validation_and_test_only(data_root, files):
     assert not torch.equal(kept, splits.shifted["slow"].validation.everything.timestamps[7].long())
 
 
-def test_time_as_a_channel_is_in_seconds(data_root, files):
+def test_time_as_a_channel_is_in_seconds(trajectories_root):
     dataset = CharacterTrajectories(timestamps="channel", shifts={"slow": {"time_scale": 2}})
-    splits = dataset.load(data_root)
+    splits = dataset.load(trajectories_root)
     torch.testing.assert_close(splits.train.everything.x[5, :, 0], torch.arange(182.0) / 200)
     torch.testing.assert_close(splits.shifted["slow"].test.everything.x[5, :, 0], torch.arange(182.0) / 100)
     assert splits.train.everything.timestamps is None
 
 
-def test_without_a_clock_a_change_of_time_is_no_shift(data_root, files):
+def test_without_a_clock_a_change_of_time_is_no_shift(trajectories_root):
     shifts = {"slow": {"time_scale": 2}, "half": {"rate": 0.5}, "same": {"rate": 1}}
     sweep = {"rate": [0.5, 1, 2], "time_scale": [0.5, 2], "drop": [0, 0.9]}
-    splits = CharacterTrajectories(shifts=shifts, sweep=sweep).load(data_root)
+    splits = CharacterTrajectories(shifts=shifts, sweep=sweep).load(trajectories_root)
     assert list(splits.shifted) == ["half"]
     assert [(p.kind, p.value) for p in splits.sweep] == [
         ("rate", 0.5), ("rate", 1), ("rate", 2), ("drop", 0), ("drop", 0.9),
@@ -121,9 +113,9 @@ def test_settings_are_checked_before_anything_is_read(settings, message):
 
 
 @pytest.fixture
-def copy(files, tmp_path):
+def copy(trajectories_root, tmp_path):
     folder = tmp_path / "CharacterTrajectories"
-    shutil.copytree(files, folder, copy_function=shutil.copyfile)
+    shutil.copytree(trajectories_root / folder.name, folder, copy_function=shutil.copyfile)
     folder.chmod(0o755)
     return folder
 

@@ -456,11 +456,9 @@ SHIFTED = [
 ]
 
 
-def test_a_run_under_shifts(data_root, compose, monkeypatch):
+def test_a_run_under_shifts(trajectories_root, compose, monkeypatch):
     """Validated under each shift in every epoch, tested by each choice of weights, swept at the end; and resumed."""
-    if not (data_root / "CharacterTrajectories").is_dir():
-        pytest.skip(f"{data_root} holds no Character Trajectories")
-    config = compose(*SHIFTED, f"paths.data={data_root}")
+    config = compose(*SHIFTED, f"paths.data={trajectories_root}")
     record = run(config)
     shifts = ["half_rate", "double_time", "half_time"]
     assert list(record["metrics"]) == ["best", "last", *(f"best@{shift}" for shift in shifts)]
@@ -483,7 +481,7 @@ def test_a_run_under_shifts(data_root, compose, monkeypatch):
     assert [sweep[at] for at in (("rate", 1), ("time_scale", 1), ("drop", 0))] == pytest.approx([unshifted] * 3)
     assert sweep["rate", 0.5] == best["shifted"]["half_rate"]["test"]["accuracy"]
 
-    again = compose(*SHIFTED, f"paths.data={data_root}", "paths.outputs=" + str(folder_of(config) / "again"))
+    again = compose(*SHIFTED, f"paths.data={trajectories_root}", "paths.outputs=" + str(folder_of(config) / "again"))
     step = SequenceClassifier.training_step
 
     def interrupted(self, batch, batch_idx):
@@ -501,11 +499,9 @@ def test_a_run_under_shifts(data_root, compose, monkeypatch):
     assert resumed["sweep"] == record["sweep"]
 
 
-def test_series_of_their_own_lengths_are_trained_on(data_root, compose):
-    if not (data_root / "CharacterTrajectories").is_dir():
-        pytest.skip(f"{data_root} holds no Character Trajectories")
+def test_series_of_their_own_lengths_are_trained_on(trajectories_root, compose):
     own = ["dataset.padding=none", "dataset.sampling={drop: 0.8}", "model=gru_d", "trainer.max_epochs=1"]
-    record = run(compose(*SHIFTED, *own, f"paths.data={data_root}"))
+    record = run(compose(*SHIFTED, *own, f"paths.data={trajectories_root}"))
     assert set(record["metrics"]["best"]["shifted"]) == {"half_rate", "double_time", "half_time"}
     assert len(record["sweep"]) == 6
 
