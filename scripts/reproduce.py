@@ -146,9 +146,8 @@ def run_all(runs: list[Run], outputs: Path, jobs: int, after_each: Any) -> list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "table", help="of " + ", ".join(sorted(p.stem for p in (ROOT / "configs/table").glob("*.yaml")))
-    )
+    known = ", ".join(sorted(path.stem for path in (ROOT / "configs" / "table").glob("*.yaml")))
+    parser.add_argument("table", help=f"of {known}, or a file of your own, like those of configs/table")
     parser.add_argument("--dry-run", action="store_true", help="say what is done and what the rest takes; run nothing")
     parser.add_argument("--render", action="store_true", help="write the table from the records there are; run nothing")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
