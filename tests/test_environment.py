@@ -16,7 +16,8 @@ PYTHON = {"python_version": "3.11", "python_full_version": "3.11.9"}
 @pytest.fixture(scope="module")
 def declared() -> dict[str, Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["dev"], *extras["fast"]]
     return {requirement.name: requirement for requirement in map(Requirement, lines)}
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from hippo import discretize, measures
-from hippo.kernels import lti
+from hippo.kernels import lti, sweep
 from hippo.kernels.gated import Operator
 from hippo.kernels.legs import Transition, legs_dilation, legs_transition
+from hippo.kernels.sweep import Sweep
 from hippo.measures import Measure
 
 ALPHA = {"euler": 0.0, "bilinear": 0.5, "backward_euler": 1.0}
@@ -183,18 +184,26 @@ class HiPPO(nn.Module):
             where = still.view(*still.shape, *[1] * (like.dim() - 1))
             yield from (_unless(pause, step) for pause, step in zip(where, steps, strict=True))
 
-    def operators(self, length: int, timestamps: Tensor | None, like: Tensor) -> tuple[Operator, ...] | None:
-        """Return the steps of a whole sequence for `hippo.kernels.gated`, kept from one sequence to the next.
+    def operators(self, length: int, timestamps: Tensor | None, like: Tensor) -> tuple[Operator | Sweep, ...] | None:
+        """Return the steps of a whole sequence for `hippo.kernels.gated`.
 
-        None where samples do not share them, or where they are too many matrices to keep.
+        None where they are matrices, and samples do not share them or they are too many to keep.
 
         Args:
             length: Number of steps L.
             timestamps: (B, L), or None.
-            like: For dtype and device.
+            like: (B, ...), for dtype and device.
         """
         device = torch.device("cpu") if timestamps is None else like.device
         gaps, times, still = self._schedule(length, timestamps, None, device)
+        if self.measure.scale_invariant and self.discretization != "zoh" and sweep.serves(like):
+            first = Operator.of(Transition(None, torch.eye(1, self.order, dtype=like.dtype)[0]))
+            relative = _relative(gaps, times)
+            relative = relative if relative.dim() == 2 else relative.unsqueeze(-1)
+            if still is not None:
+                relative = torch.where(still, 0.0, relative)
+            relative = relative[1:].to(like.dtype).expand(-1, len(like)).contiguous()
+            return (first, *(Sweep(self.order, step, _alpha(self.discretization)) for step in relative))
         if gaps.dim() == 2 or still is not None or (self.measure.scale_invariant and self.discretization == "zoh"):
             return None
         if not self.measure.scale_invariant and gaps.unique().numel() > _CHUNK:
@@ -231,7 +240,7 @@ class HiPPO(nn.Module):
     def _steps(self, gaps: Tensor, times: Tensor, timed: bool, first: bool, like: Tensor) -> Iterator[Transition]:
         """Yield the steps for gaps and times (L,), alike for the whole batch, or (L, B)."""
         if self.measure.scale_invariant:
-            relative = torch.where(gaps > 0, gaps / times, 0.0)
+            relative = _relative(gaps, times)
             if first:
                 relative = relative[1:]
                 yield Transition(None, torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
@@ -305,6 +314,11 @@ def _discretized(A: Tensor, B: Tensor, discretization: str | float, gap: Tensor 
     if discretization == "zoh":
         return discretize.zoh(A, B, gap)
     return discretize.gbt(A, B, gap, _alpha(discretization))
+
+
+def _relative(gaps: Tensor, times: Tensor) -> Tensor:
+    """LegS's steps dt/t; where no time passes, 0 even at t = 0."""
+    return torch.where(gaps > 0, gaps / times, 0.0)
 
 
 def _alpha(discretization: str | float) -> float:

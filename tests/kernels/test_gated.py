@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hippo import measures
+from hippo.kernels import sweep
 from hippo.models import HiPPORNN
 
 MEMORIES = [
@@ -33,17 +34,26 @@ def both(model: HiPPORNN, x: torch.Tensor, timestamps: torch.Tensor | None) -> l
     ]
 
 
+@pytest.fixture(params=["compiled", "products"])
+def kernel(request, monkeypatch):
+    if request.param == "products":
+        monkeypatch.setattr(sweep, "serves", lambda tensor: False)
+    else:
+        pytest.importorskip("numba")
+    return request.param
+
+
 @pytest.mark.parametrize("timed", [False, True])
 @pytest.mark.parametrize("memory", MEMORIES, ids=str)
 @pytest.mark.parametrize("length", [1, 2, 37])
-def test_it_is_the_loop_and_so_is_every_gradient(memory, timed, length):
+def test_it_is_the_loop_and_so_is_every_gradient(memory, timed, length, kernel):
     x = torch.randn(5, length, 3, dtype=torch.float64, requires_grad=True)
     timestamps = (0.5 * torch.arange(length)).pow(1.3).expand(5, -1) if timed else None
     for whole, reference in zip(*both(build(memory), x, timestamps), strict=True):
         assert (whole - reference).abs().max() <= 1e-10 * reference.abs().max()
 
 
-def test_in_single_precision_it_is_as_good_as_the_loop():
+def test_in_single_precision_it_is_as_good_as_the_loop(kernel):
     x = torch.randn(8, 300, 3, requires_grad=True)
     exact = both(build({"memory_order": 64}), x.double().detach().requires_grad_(), None)[1]
     whole, reference = both(build({"memory_order": 64}, torch.float32), x, None)
@@ -52,7 +62,7 @@ def test_in_single_precision_it_is_as_good_as_the_loop():
         assert (one - truth).abs().max() <= 1e-6 * scale + 3 * (loop - truth).abs().max()
 
 
-def test_its_gradients_are_those_of_finite_differences():
+def test_its_gradients_are_those_of_finite_differences(kernel):
     model = build({"memory_order": 5})
     x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     names = [name for name, _ in model.named_parameters()]
@@ -64,7 +74,7 @@ def test_its_gradients_are_those_of_finite_differences():
 
 
 @pytest.mark.parametrize("memory", MEMORIES[:3], ids=str)
-def test_without_gradients_it_keeps_nothing_and_gives_the_same(memory):
+def test_without_gradients_it_keeps_nothing_and_gives_the_same(memory, kernel):
     model, x = build(memory), torch.randn(5, 37, 3, dtype=torch.float64)
     with torch.no_grad():
         alone = model(x)
@@ -73,7 +83,20 @@ def test_without_gradients_it_keeps_nothing_and_gives_the_same(memory):
     assert torch.equal(model(x), alone)
 
 
-def test_samples_with_times_of_their_own_go_step_by_step():
+@pytest.mark.parametrize("memory", MEMORIES[:6], ids=str)
+def test_compiled_samples_may_have_times_of_their_own_and_stand_still(memory):
+    pytest.importorskip("numba")
+    x = torch.randn(5, 37, 3, dtype=torch.float64, requires_grad=True)
+    own = torch.rand(5, 37, dtype=torch.float64).cumsum(1)
+    own[1, 20:] = own[1, 19]  # ends there
+    own[2, :3] = 0.0  # begins at zero, and stays
+    own[3, 5] = own[3, 6] = own[3, 7]
+    for whole, reference in zip(*both(build(memory), x, own), strict=True):
+        assert (whole - reference).abs().max() <= 1e-10 * reference.abs().max()
+
+
+def test_products_serve_no_samples_with_times_of_their_own(monkeypatch):
+    monkeypatch.setattr(sweep, "serves", lambda tensor: False)
     model, x = build({}), torch.randn(5, 12, 3, dtype=torch.float64)
     own = torch.rand(5, 12, dtype=torch.float64).cumsum(1)
     assert model.memory.operators(12, own, like=x) is None

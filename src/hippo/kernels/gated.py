@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hippo.kernels.legs import Semiseparable, Transition
+from hippo.kernels.sweep import Sweep
 
 _CHUNK = 16  # steps whose part in the weights' gradients is one product
 
@@ -54,6 +55,14 @@ class Operator(NamedTuple):
         filled = (torch.nn.functional.pad(step.into, (0, 0, 0, rows - len(step.into))) for step in steps)
         return tuple(step._replace(into=into) for step, into in zip(steps, filled, strict=True))
 
+    @property
+    def order(self) -> int:
+        return self.into.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.into.shape[1]
+
     def forward(self, c: Tensor, entering: Tensor, target: Tensor) -> None:
         """Write the next coefficients to `target`; the last row of `entering` (M + 1, B) is u, the others are room."""
         if self.blocks is None:
@@ -66,11 +75,11 @@ class Operator(NamedTuple):
             torch.baddbmm(c.view(blocked), self.blocks, c.view(blocked), out=target.view(blocked))
         if self.out is not None:
             torch.mm(self.out, c, out=entering[:-1])
-        target.addmm_(self.into, entering[-self.into.shape[1] :])
+        target.addmm_(self.into, entering[-self.width :])
 
     def backward(self, grad: Tensor, entering: Tensor) -> Tensor:
         """Return the gradient of c from that of the next coefficients, and leave that of u in the last row."""
-        torch.mm(self.into.mT, grad, out=entering[-self.into.shape[1] :])
+        torch.mm(self.into.mT, grad, out=entering[-self.width :])
         if self.blocks is None:
             return torch.zeros_like(grad)
         if self.blocks.dim() == 2:
@@ -82,7 +91,7 @@ class Operator(NamedTuple):
 
 
 def gated(
-    x: Tensor, read: Tensor, bias: Tensor, written_x: Tensor, write: Tensor, operators: Sequence[Operator]
+    x: Tensor, read: Tensor, bias: Tensor, written_x: Tensor, write: Tensor, operators: Sequence[Operator | Sweep]
 ) -> Tensor:
     """Return the hidden states (L, B, D) of
 
@@ -101,7 +110,7 @@ def gated(
         write: (D,).
         operators: The memory's steps, L of them.
     """
-    order = operators[0].into.shape[0]  # N, filled up to whole blocks
+    order = operators[0].order  # N, filled up to whole blocks
     read_x, read_c = read.tensor_split([x.shape[-1]], dim=1)
     read_c = torch.nn.functional.pad(read_c, (0, order - read_c.shape[1]))
     weight = torch.cat([read_c, read_x, bias.unsqueeze(-1)], dim=1)
@@ -113,16 +122,16 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, written: Tensor, write: Tensor, steps: Sequence[Operator]
+        ctx: Any, x: Tensor, weight: Tensor, written: Tensor, write: Tensor, steps: Sequence[Operator | Sweep]
     ) -> Tensor:
         length, channels, batch = x.shape
-        order, size = steps[0].into.shape[0], len(write)
+        order, size = steps[0].order, len(write)
         kept = length if any(ctx.needs_input_grad) else 2
         # What a step reads: the coefficients, the input, and 1.
         seen = x.new_empty(kept, order + channels + 1, batch)
         gates = x.new_empty(kept, 2 * size, batch)
         hidden = x.new_empty(length + 1, size, batch)
-        entering = x.new_empty(max(step.into.shape[1] for step in steps), batch)
+        entering = x.new_empty(max(step.width for step in steps), batch)
         hidden[0] = 0
         seen[:, -1] = 1
         if kept == length:
@@ -148,9 +157,9 @@ class _Gated(torch.autograd.Function):
         (grad,) = grad_outputs
         weight, write, seen, gates, hidden = ctx.saved_tensors
         (length, _, batch), size = seen.shape, len(write)
-        order = ctx.steps[0].into.shape[0]
+        order = ctx.steps[0].order
         read_c = weight[:, :order].mT.contiguous()
-        entering = grad.new_empty(max(step.into.shape[1] for step in ctx.steps), batch)
+        entering = grad.new_empty(max(step.width for step in ctx.steps), batch)
         grad_z = gates.new_empty(length, 2 * size, batch)
         grad_written = grad.new_empty(length, batch)
         grad_weight, scratch = torch.zeros_like(weight), grad.new_empty(size, batch)

@@ -1,0 +1,75 @@
+"""The compiled LegS step against the sweep as written, in float64."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hippo import HiPPO, kernels
+from hippo.kernels.legs import legs_step
+from hippo.kernels.sweep import Sweep
+
+BLOCKED = "import sys; sys.modules['numba'] = None; "
+
+
+def run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def samples(order: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    c, f, step = (torch.rand(shape, generator=generator, dtype=dtype) for shape in [(order, 7), (7,), (7,)])
+    return c - 0.5, f - 0.5, step
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("order", [1, 2, 31, 256])
+def test_it_is_the_sweep_and_so_are_its_gradients(order, alpha):
+    pytest.importorskip("numba")
+    c, f, step = samples(order)
+    step = step if alpha >= 0.5 else step / order  # the explicit side amplifies longer steps
+    step[3] = 0
+    given = [v.clone().requires_grad_() for v in (c, f)]
+    expected = legs_step(given[0].mT, given[1], step, alpha).mT
+    weight = torch.rand(order, 7, dtype=torch.float64)
+    gradients = torch.autograd.grad((expected * weight).sum(), given)
+    entering, got = torch.stack([f, f]), torch.empty_like(c)
+    operator = Sweep(order, step, alpha)
+    operator.forward(c, entering, got)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-13)
+    assert torch.equal(got[:, 3], c[:, 3])
+    before = operator.backward(weight, entering)
+    torch.testing.assert_close(before, gradients[0], rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(entering[-1], gradients[1], rtol=1e-11, atol=1e-12)
+    assert torch.equal(entering[0], f)
+
+
+def test_in_single_precision_it_rounds_like_the_sweep():
+    pytest.importorskip("numba")
+    c, f, step = samples(256, torch.float32)
+    got = torch.empty_like(c)
+    Sweep(256, step, 0.5).forward(c, f.unsqueeze(0), got)
+    exact = legs_step(c.mT.double(), f.double(), step.double()).mT
+    assert (got - exact).abs().max() <= 3e-6 * exact.abs().max()
+
+
+def test_without_numba_all_is_as_before_and_nothing_is_said():
+    code = "import torch, hippo; from hippo import kernels; from hippo.models import HiPPORNN; torch.manual_seed(0); "
+    code += "y = HiPPORNN(2, 5).double()(torch.ones(3, 9, 2).double()); print(kernels.compiled(), y.sum().item())"
+    compiled, y = run(code).split()
+    blocked, z = run(BLOCKED + code).split()
+    assert (compiled, blocked) == (str(kernels.compiled()), "False")
+    assert abs(float(y) - float(z)) < 1e-12
+
+
+def test_numba_is_not_loaded_before_it_is_needed():
+    assert run("import sys, hippo.models; print('numba' in sys.modules)") == "False"
+
+
+def test_half_precision_and_other_devices_are_left_to_products():
+    memory = HiPPO("legs", 8)
+    for like in (torch.zeros(2, 8, dtype=torch.bfloat16), torch.zeros(2, 8, device="meta")):
+        assert not any(isinstance(step, Sweep) for step in memory.operators(4, None, like=like))
