@@ -57,3 +57,19 @@ def test_the_mgu_is_its_two_equations_and_so_are_its_gradients(relative_error):
     pairs = zip(*(torch.autograd.grad(out, inputs, upstream) for out in (model(x), h)), strict=True)
     for actual, expected in pairs:
         assert relative_error(actual, expected) < 1e-12
+
+
+def test_the_forget_bias_is_the_forget_gates_alone():
+    """A cell without input keeps σ(forget bias) of what it holds."""
+    torch.manual_seed(0)
+    plain = LSTM(2, 3)
+    torch.manual_seed(0)
+    biased = LSTM(2, 3, forget_bias=1.0)
+    added = biased.rnn.bias_ih_l0 - plain.rnn.bias_ih_l0
+    torch.testing.assert_close(added, torch.tensor([0.0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]))
+    with torch.no_grad():
+        for parameter in biased.parameters():
+            parameter.zero_()
+        biased.rnn.bias_ih_l0[3:6] = 1.0
+        _, (_, cell) = biased.rnn(torch.zeros(4, 1, 2), (torch.zeros(1, 1, 3), torch.ones(1, 1, 3)))
+    torch.testing.assert_close(cell, torch.sigmoid(torch.tensor(1.0)).pow(4).expand(1, 1, 3))
