@@ -44,8 +44,8 @@ class LSTM(RNN):
     Args:
         input_size: Channels C.
         hidden_size: Features D.
-        forget_bias: Added to the forget gate's initial bias, which the framework draws around 0: a cell then forgets half
-            of what it holds at each step. Jozefowicz et al. 2015 advise 1.
+        forget_bias: Added to the forget gate's initial bias, which the framework draws around 0, so that a cell forgets
+            half of what it holds at each step. Jozefowicz et al. 2015 advise 1.
     """
 
     kernel = nn.LSTM
