@@ -53,7 +53,8 @@ class LSTM(RNN):
     def __init__(self, input_size: int, hidden_size: int = 512, forget_bias: float = 0.0) -> None:
         super().__init__(input_size, hidden_size)
         with torch.no_grad():
-            self.rnn.bias_ih_l0[hidden_size : 2 * hidden_size] += forget_bias  # of input, forget, cell, output
+            _, forget, _, _ = self.rnn.get_parameter("bias_ih_l0").chunk(4)  # input, forget, cell, output
+            forget += forget_bias
 
 
 class MGU(SequenceModel):

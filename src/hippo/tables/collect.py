@@ -10,6 +10,12 @@ from hippo.training.curves import draw_curves
 
 def unfit(record: dict[str, Any]) -> str | None:
     """Return why a record cannot stand in a table of results, or None if it can."""
+    try:
+        claimed = (record["hash"], record["id"])
+        if claimed != (records.config_hash(record["config"]), f"{record['hash']}-seed{record['seed']}"):
+            return "its name is not that of the configuration in it"
+    except (KeyError, TypeError) as error:
+        return f"it lacks {error}"
     sessions = [record["git"], *(session["git"] for session in record.get("earlier", []))]
     if record["command"] is None or any(git["dirty"] is not False for git in sessions):
         return "it was not made by train.py from committed code"
@@ -21,14 +27,28 @@ def unfit(record: dict[str, Any]) -> str | None:
 
 
 def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
-    """Copy records and their curves from folders of outputs to `results`/records, and yield a line about each."""
+    """Copy records and their curves from folders of outputs to `results`/records, and yield a line about each.
+
+    A run that is met twice is kept once. Of two results under one identity the first is kept, and the other reported;
+    so is what is no record, or not that of its configuration.
+    """
     for path in sorted(path for folder in outputs for path in folder.rglob("record.json")):
-        record = records.read(path)
-        if reason := unfit(record):
+        try:
+            record = records.read(path)
+            reason = unfit(record)
+        except (records.RecordError, OSError) as error:
+            yield f"left out {path}: {error}"
+            continue
+        if reason:
             yield f"left out {path}: {reason}"
             continue
         target = results / "records" / record["name"] / f"{record['id']}.json"
-        if target.is_file() and records.read(target) == record:
+        if target.is_file():
+            if records.read(target)["metrics"] != record["metrics"]:
+                yield (
+                    f"left out {path}: its result is not that of {target}, which has the same identity: made on "
+                    "another machine, or by other code. Delete the one that you do not want"
+                )
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         draw_curves(record, target.with_suffix(".png"))

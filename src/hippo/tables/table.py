@@ -1,17 +1,16 @@
 """What a table is: rows and columns that name runs, and what others have reported for each cell."""
 
+import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import hydra
 import pydantic
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from hippo.training import records
-from hippo.training.config import ConfigError, check, did_you_mean
+from hippo.training.config import ConfigError, did_you_mean
+from hippo.training.sweeps import Run
 
 Standing = Literal["read", "third-hand", "recalled"]
 READINGS = {
@@ -127,27 +126,6 @@ def read_table(path: Path) -> Table:
         raise ConfigError(f"{where}: {first['msg']}") from error
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run that a table needs.
-
-    Attributes:
-        overrides: For `train.py`.
-        name: Folder of its experiment.
-        id: Folder of the run.
-        config: Its resolved configuration.
-    """
-
-    overrides: tuple[str, ...]
-    name: str
-    id: str
-    config: dict[str, Any] = field(compare=False)
-
-    @property
-    def command(self) -> str:
-        return " ".join(("python train.py", *self.overrides))
-
-
 class Cell(NamedTuple):
     """A cell, and the runs behind it, one a seed."""
 
@@ -167,24 +145,16 @@ def cells(table: Table, configs: Path) -> Iterator[Cell]:
         ConfigError: If a cell names a configuration that cannot be run.
     """
     with hydra.initialize_config_dir(str(configs.absolute()), version_base="1.3"):
+        first = functools.cache(_planned)  # columns that differ in what is tested only share their runs
         for row_name, row in table.rows.items():
             for column_name, column in table.columns.items():
-                overrides = [*column.overrides, *row.overrides, *(row.timed if column.timed else [])]
+                overrides = (*column.overrides, *row.overrides, *(row.timed if column.timed else []))
                 seeds = table.seeds if row.seeds is None else row.seeds
-                runs = [_run([*overrides, f"seed={seed}"]) for seed in seeds]
-                yield Cell(row_name, column_name, runs)
+                yield Cell(row_name, column_name, [first(overrides).with_seed(seed) for seed in seeds])
 
 
-def _run(overrides: list[str]) -> Run:
-    config = hydra.compose("train", overrides, return_hydra_config=True)
-    HydraConfig.instance().set_config(config)  # names of experiments are made of choices, which it knows
-    OmegaConf.set_struct(config, False)
-    del config["hydra"]
-    try:
-        values = check(config)
-    finally:
-        HydraConfig.instance().cfg = None
-    return Run(tuple(overrides), values["name"], records.identity(values), values)
+def _planned(overrides: tuple[str, ...]) -> Run:
+    return Run.planned(overrides, hydra.compose("train", list(overrides), return_hydra_config=True))
 
 
 def accuracy(record: dict[str, Any], column: Column, reading: str = "best") -> float | None:

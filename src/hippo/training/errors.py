@@ -16,6 +16,7 @@ from hippo.data import DataError
 from hippo.training.classifier import Divergence
 from hippo.training.config import ConfigError, did_you_mean
 from hippo.training.records import RecordError
+from hippo.training.sweeps import SweepFailed
 
 _PLAIN = (
     ConfigError,
@@ -24,6 +25,7 @@ _PLAIN = (
     Divergence,
     MisconfigurationException,
     RecordError,
+    SweepFailed,
 )
 
 

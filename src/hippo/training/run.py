@@ -54,7 +54,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         return None if complete else _run(values, folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=1):  # whoever only looks whether it is held lets go at once
             if complete:
                 record = records.read(folder / "record.json")
                 say(f"{name} {identity} is complete; force=true runs it again.\n{summary(record)}")
@@ -117,7 +117,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     say(f"model    {type(model).__name__}, hidden size {model.hidden_size}, {parameters:,} parameters")
     if values["force"] and is_first():
         for path in folder.iterdir():
-            if path.name != ".lock":
+            if path.name not in (".lock", "log.txt"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     if resume:
         checkpoints.load(resume)

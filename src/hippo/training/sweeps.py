@@ -1,0 +1,271 @@
+"""Many runs: planned, trained side by side on one machine, and none of them stopped by another's failure."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import hydra
+import torch
+from filelock import FileLock, Timeout
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from hippo.training import records
+from hippo.training.config import check
+
+EPOCH = re.compile(r"^epoch +(\d+)/\d+ .*")
+_POLL = 0.2  # seconds
+
+
+class SweepFailed(Exception):
+    """Some runs came to nothing; the message gives the command of each, and why."""
+
+    def __init__(self, failures: Mapping[str, str], total: int) -> None:
+        lines = (f"\n  {command}\n    {reason}" for command, reason in failures.items())
+        super().__init__(f"{len(failures)} of {total} runs failed:{''.join(lines)}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, before it takes place.
+
+    Attributes:
+        overrides: For `train.py`.
+        name: Folder of its experiment.
+        id: Folder of the run.
+        config: Its resolved configuration.
+    """
+
+    overrides: tuple[str, ...]
+    name: str
+    id: str
+    config: dict[str, Any] = field(compare=False)
+
+    @classmethod
+    def planned(cls, overrides: Iterable[str], composed: DictConfig) -> "Run":
+        """Return the run that a configuration describes, as Hydra composed it, its own node included.
+
+        Raises:
+            ConfigError: If it cannot be run.
+        """
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(composed)  # names of experiments are made of choices, which it knows
+        try:
+            values = check(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
+        finally:
+            HydraConfig.instance().cfg = before
+        return cls(tuple(overrides), values["name"], records.identity(values), values)
+
+    def with_seed(self, seed: int) -> "Run":
+        """Return the same run under another seed."""
+        config = self.config | {"seed": seed}
+        overrides = (*(o for o in self.overrides if not o.startswith("seed=")), f"seed={seed}")
+        return replace(self, overrides=overrides, id=records.identity(config), config=config)
+
+    def at(self, outputs: Path) -> "Run":
+        """Return the same run, with its folder in other outputs."""
+        config = self.config | {"paths": self.config["paths"] | {"outputs": str(outputs)}}
+        return replace(self, overrides=(*self.overrides, f"paths.outputs={outputs}"), config=config)
+
+    @property
+    def command(self) -> str:
+        """The command line, but for the folder of its outputs."""
+        return command(override for override in self.overrides if not override.startswith("paths.outputs="))
+
+    @property
+    def epochs(self) -> int:
+        return self.config["trainer"]["max_epochs"]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config["paths"]["outputs"]).expanduser() / self.name / self.id
+
+    @property
+    def state(self) -> str:
+        """One of "done", "running", "cut" and "missing"."""
+        if (self.folder / "record.json").is_file():
+            return "done"
+        if (self.folder / ".lock").is_file():
+            try:
+                FileLock(self.folder / ".lock", timeout=0).acquire().lock.release()
+            except Timeout:
+                return "running"
+        return "cut" if (self.folder / "checkpoints" / "last.ckpt").is_file() else "missing"
+
+
+def command(overrides: Iterable[str]) -> str:
+    """Return the command line of a run."""
+    return shlex.join(["python", "train.py", *overrides])
+
+
+def through(launcher: str, runs: Iterable[Run], configs: Path) -> dict[Run, str]:
+    """Train runs by one of Hydra's launchers, and wait for them.
+
+    Args:
+        launcher: Its name, as in `hydra/launcher=slurm`.
+        runs: What to train.
+        configs: The folder of `train.yaml`.
+
+    Returns:
+        Why they failed, of those that did.
+    """
+    runs = list(dict.fromkeys(runs))
+    with hydra.initialize_config_dir(str(configs.absolute()), version_base="1.3"):
+        config = hydra.compose("train", [f"hydra/launcher={launcher}"], return_hydra_config=True)
+        context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(config))
+        HydraConfig.instance().set_config(config)
+        plugin = Plugins.instance().instantiate_launcher(context, _task, config)
+        returns = plugin.launch([list(run.overrides) for run in runs], initial_job_idx=0)
+    return {
+        run: str(back._return_value)
+        for run, back in zip(runs, returns, strict=True)
+        if back.status != JobStatus.COMPLETED
+    }
+
+
+def _task(config: DictConfig) -> Any:
+    from hippo.training.run import run
+
+    return run(config)
+
+
+def side_by_side(
+    runs: Iterable[Run], main: Path, jobs: int | None = None, after_each: Callable[[], Any] = lambda: None
+) -> dict[Run, str]:
+    """Train runs, some at a time, each in a process of its own with its share of the cores.
+
+    What is done is not repeated; what another process is at work on is waited for. Output goes to `log.txt` in each
+    run's folder. An interrupt is passed on to the runs, which stop at their last epoch.
+
+    Args:
+        runs: What to train.
+        main: train.py.
+        jobs: Runs at a time; None for one on each GPU, or without GPUs one on each core.
+        after_each: Called after each run.
+
+    Returns:
+        Why they failed, of those that did.
+    """
+    waiting = list(dict.fromkeys(runs))
+    slots = _slots(jobs, len(waiting))
+    total, threads = sum(run.epochs for run in waiting), max(1, _cores() // len(slots))
+    failures: dict[Run, str] = {}
+    children: dict[int, _Child] = {}
+    interval = 1 if sys.stderr.isatty() else 60
+    progress = tqdm(total=total, unit="epoch", mininterval=interval, desc=f"{len(waiting)} runs")
+    with _terminated_as_interrupted():
+        try:
+            while waiting or children:
+                for slot, child in list(children.items()):
+                    over = child.process.poll() is not None
+                    if epochs := child.news():
+                        progress.set_postfix_str(child.last, refresh=False)
+                        progress.update(epochs)
+                    if over:
+                        del children[slot]
+                        progress.update(child.run.epochs - child.epochs)
+                        if reason := child.failure():
+                            failures[child.run] = reason
+                            tqdm.write(f"failed: {child.run.name} {child.run.id}: {reason}")
+                        after_each()
+                free = [slot for slot in slots if slot not in children]
+                if free and waiting:
+                    elsewhere = [run for run in waiting if run.state == "running"]
+                    for run in [run for run in waiting if run not in elsewhere]:
+                        if run.state == "done" and not run.config["force"]:
+                            waiting.remove(run)
+                            progress.update(run.epochs)
+                        elif len(free) > len(elsewhere):
+                            waiting.remove(run)
+                            slot = free.pop(0)
+                            children[slot] = _Child(run, main, threads, slots[slot])
+                time.sleep(_POLL)
+        except KeyboardInterrupt:
+            for child in children.values():
+                child.process.send_signal(signal.SIGINT)
+            for child in children.values():
+                child.process.wait()
+            raise
+        finally:
+            progress.close()
+    return failures
+
+
+class _Child:
+    """A run in a process of its own, and what its log says."""
+
+    def __init__(self, run: Run, main: Path, threads: int, environment: dict[str, str]) -> None:
+        self.run, self.last, self.epochs = run, "", 0
+        self._lines: list[str] = []
+        run.folder.mkdir(parents=True, exist_ok=True)
+        path = run.folder / "log.txt"
+        threads = run.config["threads"] or threads
+        environment = os.environ | environment | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        with open(path, "a", encoding="utf-8") as log:
+            self._log: IO[str] = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115
+            self._log.seek(0, os.SEEK_END)
+            self.process = subprocess.Popen(
+                [sys.executable, str(main), *run.overrides, f"threads={threads}"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # interrupts reach it once, from the parent
+            )
+
+    def news(self) -> int:
+        """Read on in the log; return how many epochs were completed, by this process or by those before it."""
+        before = self.epochs
+        for line in self._log:
+            self._lines = [*self._lines[-20:], line.strip()]
+            if match := EPOCH.match(line):
+                self.epochs = int(match[1])
+                self.last = f"{self.run.name} {self.run.id}: {line.strip()}"
+        return self.epochs - before
+
+    def failure(self) -> str | None:
+        """Return why the finished process failed, or None if it did not."""
+        self._log.close()
+        if self.process.returncode == 0:
+            return None
+        said = [line for line in self._lines if line]
+        status = f"exit status {self.process.returncode}"
+        reason = next((line for line in said if line.startswith("error:")), said[-1] if said else status)
+        return f"{reason} (log: {self.run.folder / 'log.txt'})"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _slots(jobs: int | None, runs: int) -> dict[int, dict[str, str]]:
+    """Return what each of the runs side by side finds in its environment: GPUs are dealt out among them."""
+    every = ",".join(str(i) for i in range(torch.cuda.device_count()))
+    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",") if gpu]
+    jobs = min(jobs or len(gpus) or _cores(), max(runs, 1))
+    return {i: {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(jobs)}
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, so that it reaches the children."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
