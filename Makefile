@@ -24,7 +24,7 @@ lint: setup  ## ruff and pyrefly
 	$(BIN)/pyrefly check
 
 lock: setup  ## write requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra fast --universal --python-version 3.10 \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
 	    --generate-hashes --no-annotate --no-header --upgrade --quiet --output-file requirements.lock
 
 clean:  ## remove .venv and caches; runs and results stay

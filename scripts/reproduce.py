@@ -68,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = ", ".join(sorted(path.stem for path in (ROOT / "configs" / "table").glob("*.yaml")))
     parser.add_argument("table", help=f"of {known}, or a file of your own, like those of configs/table")
+    parser.add_argument("overrides", nargs="*", help="for the launcher, such as hydra.launcher.partition=gpu")
     parser.add_argument("--dry-run", action="store_true", help="say what is done and what the rest takes; run nothing")
     parser.add_argument("--render", action="store_true", help="write the table from the records there are; run nothing")
     parser.add_argument("--launcher", default="local", help="one of configs/hydra/launcher, or of Hydra's (local)")
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of records and tables (results)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="these rows only")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="these seeds only")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     path = Path(args.table.removeprefix("table="))
     path = path if path.suffix == ".yaml" else ROOT / "configs" / "table" / f"{path}.yaml"
     name, results, outputs = path.stem, args.results.expanduser(), args.outputs.expanduser().absolute()
@@ -107,7 +108,8 @@ def main() -> None:
             elif args.launcher == "local":
                 failures = side_by_side(todo, ROOT / "train.py", args.jobs, after_each=render)
             else:
-                failures = through(args.launcher, todo, ROOT / "configs")
+                options = [*args.overrides, f"paths.outputs={outputs}"]
+                failures = through(args.launcher, todo, ROOT / "configs", options)
                 render()
             print("\n".join(str(path) for path in sorted(wrote)))
             if failures:

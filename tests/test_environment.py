@@ -17,7 +17,7 @@ PYTHON = {"python_version": "3.11", "python_full_version": "3.11.9"}
 def declared() -> dict[str, Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["dev"], *extras["fast"]]
+    lines = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
     return {requirement.name: requirement for requirement in map(Requirement, lines)}
 
 

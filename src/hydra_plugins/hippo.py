@@ -62,22 +62,23 @@ class Sweeper(BasicSweeper):
 
         def keep(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
             results = launch(job_overrides, initial_job_idx)
+            for overrides, result in zip(job_overrides, results, strict=True):
+                result.overrides = overrides
             self.results += results
             return [result for result in results if result.status == JobStatus.COMPLETED]
 
         launcher.launch = keep
 
     def sweep(self, arguments: list[str]) -> Any:
-        from hippo.training.errors import explain
+        from hippo.training.errors import reason
         from hippo.training.sweeps import SweepFailed, command
 
         returns = super().sweep(arguments)
-        errors = {
-            command(result.overrides or ()): result._return_value
+        failures = {
+            command(result.overrides or ()): reason(result._return_value)
             for result in self.results
             if result.status != JobStatus.COMPLETED
         }
-        if errors:
-            reasons = {which: explain(error) or f"{type(error).__name__}: {error}" for which, error in errors.items()}
-            raise SweepFailed(reasons, len(self.results))
+        if failures:
+            raise SweepFailed(failures, len(self.results))
         return returns

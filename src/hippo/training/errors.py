@@ -55,3 +55,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, _PLAIN):
         return str(error)
     return None
+
+
+def reason(error: Exception) -> str:
+    """Return what to tell the user of an error in one line or a few, whether it is foreseen or not."""
+    return explain(error) or f"{type(error).__name__}: {error}"

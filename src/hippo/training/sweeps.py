@@ -113,26 +113,29 @@ def command(overrides: Iterable[str]) -> str:
     return shlex.join(["python", "train.py", *overrides])
 
 
-def through(launcher: str, runs: Iterable[Run], configs: Path) -> dict[Run, str]:
+def through(launcher: str, runs: Iterable[Run], configs: Path, options: Iterable[str] = ()) -> dict[Run, str]:
     """Train runs by one of Hydra's launchers, and wait for them.
 
     Args:
         launcher: Its name, as in `hydra/launcher=slurm`.
         runs: What to train.
         configs: The folder of `train.yaml`.
+        options: Overrides for the launcher, such as `hydra.launcher.partition=gpu`.
 
     Returns:
         Why they failed, of those that did.
     """
+    from hippo.training.errors import reason
+
     runs = list(dict.fromkeys(runs))
     with hydra.initialize_config_dir(str(configs.absolute()), version_base="1.3"):
-        config = hydra.compose("train", [f"hydra/launcher={launcher}"], return_hydra_config=True)
+        config = hydra.compose("train", [f"hydra/launcher={launcher}", *options], return_hydra_config=True)
         context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(config))
         HydraConfig.instance().set_config(config)
         plugin = Plugins.instance().instantiate_launcher(context, _task, config)
         returns = plugin.launch([list(run.overrides) for run in runs], initial_job_idx=0)
     return {
-        run: str(back._return_value)
+        run: reason(back._return_value)
         for run, back in zip(runs, returns, strict=True)
         if back.status != JobStatus.COMPLETED
     }

@@ -1,0 +1,66 @@
+"""`train.py -m hydra/launcher=slurm`: Hydra's submitit launcher, but one job's end is not everyone's."""
+
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Any
+from unittest.mock import patch
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+_POLL = 5  # seconds
+
+
+class SlurmLauncher(Launcher):
+    """Each run is a job of SLURM, in one array. Arguments are those of hydra-submitit-launcher.
+
+    A job that was killed, and not put back into the queue, has failed; the others are waited for all the same. (That
+    launcher stops waiting at the first one, and never does where SLURM keeps no accounts.)
+    """
+
+    def __init__(self, **params: Any) -> None:
+        self.params = params
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        try:
+            from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as Submitit
+        except ImportError as error:
+            from hippo.training.config import ConfigError
+
+            raise ConfigError("hydra/launcher=slurm needs hydra-submitit-launcher: pip install -e .[slurm]") from error
+        self.launcher = Submitit(**self.params)
+        self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        import submitit
+
+        with patch.object(submitit.SlurmJob, "results", _results):
+            return self.launcher.launch(job_overrides, initial_job_idx)
+
+
+def _results(job: Any) -> list[JobReturn]:
+    """Wait for a job of one task; return what its function did, or why it came to nothing."""
+    while not job.paths.result_pickle.exists() and _is_queued(job.job_id):
+        time.sleep(_POLL)
+    if not job.paths.result_pickle.exists():
+        time.sleep(_POLL)  # a shared file system may be late
+    result = JobReturn(status=JobStatus.FAILED)
+    if not job.paths.result_pickle.exists():
+        result.return_value = RuntimeError(
+            f"SLURM ended job {job.job_id}, which left no result (log: {job.paths.stderr})"
+        )
+    elif (error := job.exception()) is not None:
+        result.return_value = error
+    else:
+        result = job.result()
+    return [result]
+
+
+def _is_queued(job: str) -> bool:
+    asked = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True)
+    if asked.returncode:
+        return "Invalid job id" not in asked.stderr  # the controller may be out of reach for a while
+    return bool(asked.stdout.strip())
