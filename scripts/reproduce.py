@@ -3,8 +3,8 @@
     python scripts/reproduce.py trajectories --dry-run      # what is done, and what the rest would take
     python scripts/reproduce.py trajectories --jobs 2       # two runs at a time, sharing out the cores
 
-The table is written to results/tables/ as Markdown, LaTeX and CSV, from the records under results/records/. It can be
-stopped at any time: the same command goes on.
+The table is written to results/tables/ as Markdown, LaTeX and CSV, and all tables with curves and runs to one page,
+results/report.html, from the records under results/records/. It can be stopped at any time: the same command goes on.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from hippo.tables.collect import by_name, collect, read_all
 from hippo.tables.render import write_table
-from hippo.tables.table import Run, Table, cells, read_table
+from hippo.tables.report import write_report
+from hippo.tables.table import Cell, Run, Table, cells, read_table
 from hippo.training.config import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,12 @@ def needed(table: Table, configs: Path) -> list[Run]:
     """Return the runs behind a table's cells, each once: all of the first seed before any of the second."""
     runs = {(run.name, run.id): run for cell in cells(table, configs) for run in cell.runs}
     return sorted(runs.values(), key=lambda run: run.config["seed"])
+
+
+def every_table() -> dict[str, tuple[Table, list[Cell]]]:
+    """Return the project's tables by name, with their cells."""
+    specs = {path.stem: read_table(path) for path in sorted((ROOT / "configs" / "table").glob("*.yaml"))}
+    return {name: (spec, list(cells(spec, ROOT / "configs"))) for name, spec in specs.items()}
 
 
 def state(run: Run, outputs: Path, found: dict[tuple[str, str], Any]) -> str:
@@ -168,10 +175,11 @@ def main() -> None:
             for line in collect([outputs], results):
                 tqdm.write(line)
             found = by_name(read_all(results))
-            for path in write_table(name, table, list(cells(table, ROOT / "configs")), found, results):
-                wrote.add(path)
+            wrote.update(write_table(name, *tables[name], found, results))
+            wrote.add(write_report(tables, found, results))
             return found
 
+        tables = {} if args.dry_run else {**every_table(), name: (table, list(cells(table, ROOT / "configs")))}
         wrote: set[Path] = set()
         found = by_name(read_all(results)) if args.dry_run else render()
         chosen = {row: spec for row, spec in table.rows.items() if not args.rows or row in args.rows}

@@ -1,5 +1,6 @@
 """What a table is: rows and columns that name runs, and what others have reported for each cell."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,17 +167,18 @@ def cells(table: Table, configs: Path) -> Iterator[Cell]:
     Raises:
         ConfigError: If a cell names a configuration that cannot be run.
     """
+    composed = functools.cache(_run)
     with hydra.initialize_config_dir(str(configs.absolute()), version_base="1.3"):
         for row_name, row in table.rows.items():
             for column_name, column in table.columns.items():
                 overrides = [*column.overrides, *row.overrides, *(row.timed if column.timed else [])]
                 seeds = table.seeds if row.seeds is None else row.seeds
-                runs = [_run([*overrides, f"seed={seed}"]) for seed in seeds]
+                runs = [composed((*overrides, f"seed={seed}")) for seed in seeds]
                 yield Cell(row_name, column_name, runs)
 
 
-def _run(overrides: list[str]) -> Run:
-    config = hydra.compose("train", overrides, return_hydra_config=True)
+def _run(overrides: tuple[str, ...]) -> Run:
+    config = hydra.compose("train", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # names of experiments are made of choices, which it knows
     OmegaConf.set_struct(config, False)
     del config["hydra"]
@@ -184,7 +186,7 @@ def _run(overrides: list[str]) -> Run:
         values = check(config)
     finally:
         HydraConfig.instance().cfg = None
-    return Run(tuple(overrides), values["name"], records.identity(values), values)
+    return Run(overrides, values["name"], records.identity(values), values)
 
 
 def accuracy(record: dict[str, Any], column: Column, reading: str = "best") -> float | None:
@@ -199,3 +201,8 @@ def accuracy(record: dict[str, Any], column: Column, reading: str = "best") -> f
     if metrics is not None and column.shift:
         metrics = metrics.get("shifted", {}).get(column.shift)
     return None if metrics is None else 100 * metrics["test"]["accuracy"]
+
+
+def over_sweep(record: dict[str, Any], kind: str) -> dict[float, float]:
+    """Return the test accuracy, in per cent, at each value of a sweep; nothing if the record has not the sweep."""
+    return {point["value"]: 100 * point["accuracy"] for point in record.get("sweep", []) if point["kind"] == kind}
