@@ -39,10 +39,10 @@ def needed(table: Table, configs: Path) -> list[Run]:
     return sorted(runs.values(), key=lambda run: run.config["seed"])
 
 
-def every_table() -> dict[str, tuple[Table, list[Cell]]]:
-    """Return the project's tables by name, with their cells."""
+def every_table(name: str, table: Table) -> dict[str, tuple[Table, list[Cell]]]:
+    """Return the project's tables and one more by their names, with their cells."""
     specs = {path.stem: read_table(path) for path in sorted((ROOT / "configs" / "table").glob("*.yaml"))}
-    return {name: (spec, list(cells(spec, ROOT / "configs"))) for name, spec in specs.items()}
+    return {name: (spec, list(cells(spec, ROOT / "configs"))) for name, spec in {**specs, name: table}.items()}
 
 
 def state(run: Run, outputs: Path, found: dict[tuple[str, str], Any]) -> str:
@@ -179,7 +179,7 @@ def main() -> None:
             wrote.add(write_report(tables, found, results))
             return found
 
-        tables = {} if args.dry_run else {**every_table(), name: (table, list(cells(table, ROOT / "configs")))}
+        tables: dict[str, tuple[Table, list[Cell]]] = {} if args.dry_run else every_table(name, table)
         wrote: set[Path] = set()
         found = by_name(read_all(results)) if args.dry_run else render()
         chosen = {row: spec for row, spec in table.rows.items() if not args.rows or row in args.rows}

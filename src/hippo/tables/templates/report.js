@@ -35,13 +35,14 @@ for (const table of document.querySelectorAll(".sortable")) {
 }
 
 const filter = document.getElementById("filter");
-const filtered = [...document.querySelectorAll("#runs tbody tr, .setting")];
-const texts = filtered.map(element => element.textContent.toLowerCase());
+const texts = new Map([...document.querySelectorAll("#runs tbody tr")].map(row => [row, row.textContent.toLowerCase()]));
 const narrow = () => {
   const words = filter.value.toLowerCase().split(/\s+/);
-  filtered.forEach((element, k) => { element.hidden = !words.every(word => texts[k].includes(word)); });
-  const rows = filtered.filter(element => element.matches("tr"));
-  document.getElementById("shown").value = `${rows.filter(row => !row.hidden).length} of ${rows.length} runs`;
+  texts.forEach((text, row) => { row.hidden = !words.every(word => text.includes(word)); });
+  const shown = [...texts.keys()].filter(row => !row.hidden);
+  const settings = new Set(shown.map(row => row.dataset.setting));
+  for (const card of document.querySelectorAll(".setting")) card.hidden = !settings.has(card.dataset.setting);
+  document.getElementById("shown").value = `${shown.length} of ${texts.size} runs`;
 };
 filter.addEventListener("input", narrow);
 narrow();
