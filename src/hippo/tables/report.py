@@ -42,7 +42,7 @@ class ShownCell(NamedTuple):
 
 
 class ShownPanel(NamedTuple):
-    """Accuracy against shift: a chart, if anything was swept; by row, a summary at each value, and the line's style."""
+    """Accuracy against shift: a chart, if anything was swept; its values of x; by row, a summary at each."""
 
     spec: Panel
     chart: Chart | None
@@ -145,7 +145,8 @@ def against_shift(panel: Panel, table: Table, shown: Mapping[tuple[str, str], Sh
         rows[row] = {value: summarize(some) for value, some in scores.items() if some}
     log = panel.sweep != "drop"
     marked = tuple(value for value in values if value in (0.25, 0.5, 1, 2, 4)) if log else ()
-    drawn = chart(panel.title, panel.axis, "test accuracy, %", values, (0, 100), logx=log, at=marked, size=(360, 260))
+    x = [*values, panel.trained] if values else []
+    drawn = chart(panel.title, panel.axis, "test accuracy, %", x, (0, 100), logx=log, at=marked, size=(360, 260))
     if drawn:
         drawn.rule = panel.trained
         for index, (row, spec) in enumerate(table.rows.items()):
