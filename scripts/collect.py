@@ -9,44 +9,13 @@ from typing import Any
 
 from hippo.files import write_atomically
 from hippo.tables.collect import by_name, collect, read_all
+from hippo.tables.describe import WHAT, hardware, link, what
 from hippo.tables.render import write_table
+from hippo.tables.report import write_report
 from hippo.tables.table import cells, read_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-
-
-def what(record: dict[str, Any]) -> list[str]:
-    """Return the cells that say what was trained on what, from the configuration and not from the run's name."""
-    dataset, model = record["config"]["dataset"], record["config"]["model"]
-    measure = model.get("measure", "")
-    if isinstance(measure, dict):
-        given = ", ".join(f"{value:g}" for key, value in measure.items() if key != "_target_")
-        measure = f"{measure['_target_'].rpartition('.')[2]}({given})"
-    data = [dataset["_target_"].rpartition(".")[2]]
-    if "permutation" in dataset:
-        permutation = {"bit_reversal": "bit reversal", "random": f"random, seed {dataset.get('permutation_seed')}"}
-        data.append(f"permutation: {permutation.get(dataset['permutation'], 'none')}")
-    if "sampling" in dataset:
-        data += [f"{key} {value:g}" for key, value in dataset["sampling"].items() if value != (key != "drop")]
-    if dataset.get("timestamps"):
-        data.append("on a clock")
-    return [
-        ", ".join(data),
-        f"{model['_target_'].rpartition('.')[2]} {measure}".strip(),
-        f"{model['hidden_size']}",
-        f"{record['epochs']}",
-        f"{record['seed']}",
-        f"{record['parameters']:,}",
-    ]
-
-
-def hardware(machine: dict[str, Any]) -> str:
-    """Return the GPUs, or the processor and the threads used of it."""
-    return ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['threads']} thread(s)"
-
-
-WHAT = ["data", "model", "hidden size", "epochs", "seed", "parameters"]
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -99,11 +68,6 @@ def every_model(found: list[dict[str, Any]], timing: dict[str, Any]) -> list[str
         f"[record](benchmarks/models.json)), on {hardware(timing['machine'])}."
     )
     return [*table(head, [cells for _, cells in sorted(rows)]), "", *textwrap.wrap(note, 118, break_on_hyphens=False)]
-
-
-def link(record: dict[str, Any]) -> str:
-    """Return where a record lies, seen from results/."""
-    return f"records/{record['name']}/{record['id']}.json"
 
 
 def render(found: list[dict[str, Any]], timing: dict[str, Any]) -> str:
@@ -199,10 +163,11 @@ def main() -> None:
         print(line)
     found, timing, benchmark = read_all(RESULTS), read_benchmark("models"), read_benchmark("training_step")
     write_atomically(RESULTS / "README.md", render(found, timing))
+    tables = {}
     for path in sorted((ROOT / "configs" / "table").glob("*.yaml")):
-        write_table(
-            path.stem, read_table(path), list(cells(read_table(path), ROOT / "configs")), by_name(found), RESULTS
-        )
+        tables[path.stem] = read_table(path), list(cells(read_table(path), ROOT / "configs"))
+        write_table(path.stem, *tables[path.stem], by_name(found), RESULTS)
+    write_report(tables, by_name(found), RESULTS)
     readme = ROOT / "README.md"
     text = with_summary(readme.read_text(encoding="utf-8"), render_summary(found, timing, benchmark))
     write_atomically(readme, text)

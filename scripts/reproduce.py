@@ -4,8 +4,8 @@
     python scripts/reproduce.py trajectories                # runs side by side, sharing out the cores
     python scripts/reproduce.py trajectories --launcher slurm   # each run a job of SLURM
 
-The table is written to results/tables/ as Markdown, LaTeX and CSV, from the records under results/records/. It can be
-stopped at any time: the same command goes on.
+The table is written to results/tables/ as Markdown, LaTeX and CSV, and all tables with curves and runs to one page,
+results/report.html, from the records under results/records/. It can be stopped at any time: the same command goes on.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from hippo.tables.collect import by_name, collect, read_all
 from hippo.tables.render import write_table
-from hippo.tables.table import Cell, cells, read_table
+from hippo.tables.report import write_report
+from hippo.tables.table import Cell, Table, cells, read_table
 from hippo.training.config import ConfigError
 from hippo.training.sweeps import Run, SweepFailed, side_by_side, through
 
@@ -29,6 +30,12 @@ ROOT = Path(__file__).parents[1]
 def needed(table: list[Cell]) -> list[Run]:
     """Return the runs behind a table's cells, each once: all of the first seed before any of the second."""
     return sorted(dict.fromkeys(run for cell in table for run in cell.runs), key=lambda run: run.config["seed"])
+
+
+def every_table(name: str, table: Table) -> dict[str, tuple[Table, list[Cell]]]:
+    """Return the project's tables and one more by their names, with their cells."""
+    specs = {path.stem: read_table(path) for path in sorted((ROOT / "configs" / "table").glob("*.yaml"))}
+    return {name: (spec, list(cells(spec, ROOT / "configs"))) for name, spec in {**specs, name: table}.items()}
 
 
 def seconds_needed(run: Run, found: dict[tuple[str, str], Any]) -> float | None:
@@ -86,18 +93,19 @@ def main() -> None:
         if unknown := set(args.rows or []) - set(table.rows):
             parser.error(f"there is no row {unknown.pop()}; choose from {', '.join(table.rows)}")
 
-        whole = list(cells(table, ROOT / "configs"))
+        tables = every_table(name, table)
 
         def render() -> dict[tuple[str, str], Any]:
             for line in collect([outputs], results):
                 tqdm.write(line)
             found = by_name(read_all(results))
-            wrote.update(write_table(name, table, whole, found, results))
+            wrote.update(write_table(name, *tables[name], found, results))
+            wrote.add(write_report(tables, found, results))
             return found
 
         wrote: set[Path] = set()
         found = by_name(read_all(results)) if args.dry_run else render()
-        runs = needed([cell for cell in whole if not args.rows or cell.row in args.rows])
+        runs = needed([cell for cell in tables[name][1] if not args.rows or cell.row in args.rows])
         runs = [run.at(outputs) for run in runs if not args.seeds or run.config["seed"] in args.seeds]
         states = {run: "done" if (run.name, run.id) in found else run.state for run in runs}
         show_plan(table.title, runs, states, found, args.jobs or os.cpu_count() or 1)

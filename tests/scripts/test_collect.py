@@ -1,5 +1,6 @@
 """Results: each figure comes from a record."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from hippo.tables.collect import by_name, read_all, unfit
 from hippo.tables.render import write_table
+from hippo.tables.report import report
 from hippo.tables.table import cells, read_table
 from hippo.training import records
 
@@ -32,10 +34,24 @@ def test_the_figures_in_both_readmes_are_what_the_committed_records_give():
     assert "test accuracy" in readme
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "table").glob("*.yaml")), ids=lambda path: path.stem)
+TABLES = sorted((ROOT / "configs" / "table").glob("*.yaml"))
+
+
+@functools.cache
+def with_cells(path: Path):
+    return read_table(path), list(cells(read_table(path), ROOT / "configs"))
+
+
+def test_the_page_of_all_results_has_every_record_and_stays_small():
+    found = by_name(read_all(RESULTS))
+    page = report({path.stem: with_cells(path) for path in TABLES}, found)
+    assert all(f"records/{name}/{run}.json" in page for name, run in found)
+    assert len(page) < 3e6
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_the_figures_in_a_table_are_what_the_committed_records_give(path, tmp_path):
-    table = read_table(path)
-    written = write_table(path.stem, table, list(cells(table, ROOT / "configs")), by_name(read_all(RESULTS)), tmp_path)
+    written = write_table(path.stem, *with_cells(path), by_name(read_all(RESULTS)), tmp_path)
     for new in written:
         committed = RESULTS / "tables" / new.name
         assert committed.is_file()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from hippo.tables.statistics import summarize
-from hippo.tables.table import Cell, Table
+from hippo.tables.table import Cell, Table, over_sweep
 
 
 def draw_shifts(table: Table, cells: list[Cell], found: Mapping[tuple[str, str], dict], path: Path) -> None:
@@ -28,9 +28,8 @@ def draw_shifts(table: Table, cells: list[Cell], found: Mapping[tuple[str, str],
             records = [found[key] for run in runs[name, panel.column] if (key := (run.name, run.id)) in found]
             scores: dict[float, list[float]] = {}
             for record in records:
-                for point in record.get("sweep", []):
-                    if point["kind"] == panel.sweep:
-                        scores.setdefault(point["value"], []).append(100 * point["accuracy"])
+                for value, score in over_sweep(record, panel.sweep).items():
+                    scores.setdefault(value, []).append(score)
             if not scores:
                 continue
             values = sorted(scores)

@@ -114,7 +114,7 @@ def markdown(table: Table, shown: Mapping[tuple[str, str], Entry]) -> list[str]:
         for column in table.columns:
             entry = shown[row_name, column]
             texts.append(
-                "<br>".join(part for part in (_ours(entry, _best(table, shown, column)), _theirs(entry)) if part)
+                "<br>".join(part for part in (_ours(entry, highest(table, shown, column)), _theirs(entry)) if part)
             )
         lines.append(f"| {row.label} | {' | '.join(texts)} |")
     return lines
@@ -135,7 +135,7 @@ def latex(table: Table, shown: Mapping[tuple[str, str], Entry]) -> str:
             text = "--"
             if entry.ours:
                 text = f"{entry.ours.mean:.1f}"
-                text = f"\\textbf{{{text}}}" if text == _best(table, shown, column) else text
+                text = f"\\textbf{{{text}}}" if text == highest(table, shown, column) else text
                 if entry.ours.interval:
                     text += " {{\\scriptsize [{:.1f}, {:.1f}]}}".format(*entry.ours.interval)
             if entry.reported:
@@ -173,7 +173,7 @@ def as_csv(table: Table, by_reading: Mapping[str, Mapping[tuple[str, str], Entry
     return file.getvalue()
 
 
-def _best(table: Table, shown: Mapping[tuple[str, str], Entry], column: str) -> str:
+def highest(table: Table, shown: Mapping[tuple[str, str], Entry], column: str) -> str:
     """Return the highest mean of a column, as it is printed."""
     means = [ours.mean for row in table.rows if (ours := shown[row, column].ours)]
     return f"{max(means):.1f}" if means else ""

@@ -169,3 +169,8 @@ def accuracy(record: dict[str, Any], column: Column, reading: str = "best") -> f
     if metrics is not None and column.shift:
         metrics = metrics.get("shifted", {}).get(column.shift)
     return None if metrics is None else 100 * metrics["test"]["accuracy"]
+
+
+def over_sweep(record: dict[str, Any], kind: str) -> dict[float, float]:
+    """Return the test accuracy, in per cent, at each value of a sweep; nothing if the record has not the sweep."""
+    return {point["value"]: 100 * point["accuracy"] for point in record.get("sweep", []) if point["kind"] == kind}

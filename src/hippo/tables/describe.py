@@ -1,0 +1,40 @@
+"""What a record is of, in words."""
+
+from typing import Any
+
+WHAT = ["data", "model", "hidden size", "epochs", "seed", "parameters"]
+
+
+def what(record: dict[str, Any]) -> list[str]:
+    """Return the cells that say what was trained on what, from the configuration and not from the run's name."""
+    dataset, model = record["config"]["dataset"], record["config"]["model"]
+    measure = model.get("measure", "")
+    if isinstance(measure, dict):
+        given = ", ".join(f"{value:g}" for key, value in measure.items() if key != "_target_")
+        measure = f"{measure['_target_'].rpartition('.')[2]}({given})"
+    data = [dataset["_target_"].rpartition(".")[2]]
+    if "permutation" in dataset:
+        permutation = {"bit_reversal": "bit reversal", "random": f"random, seed {dataset.get('permutation_seed')}"}
+        data.append(f"permutation: {permutation.get(dataset['permutation'], 'none')}")
+    if "sampling" in dataset:
+        data += [f"{key} {value:g}" for key, value in dataset["sampling"].items() if value != (key != "drop")]
+    if dataset.get("timestamps"):
+        data.append("on a clock")
+    return [
+        ", ".join(data),
+        f"{model['_target_'].rpartition('.')[2]} {measure}".strip(),
+        f"{model['hidden_size']}",
+        f"{record['epochs']}",
+        f"{record['seed']}",
+        f"{record['parameters']:,}",
+    ]
+
+
+def hardware(machine: dict[str, Any]) -> str:
+    """Return the GPUs, or the processor and the threads used of it."""
+    return ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['threads']} thread(s)"
+
+
+def link(record: dict[str, Any]) -> str:
+    """Return where a record lies, seen from results/."""
+    return f"records/{record['name']}/{record['id']}.json"
