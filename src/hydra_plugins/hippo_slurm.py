@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -37,26 +37,26 @@ class SlurmLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         import submitit
 
-        with patch.object(submitit.SlurmJob, "results", _results):
+        results = submitit.SlurmJob.results
+        with patch.object(submitit.SlurmJob, "results", lambda job: _results(job, results)):
             return self.launcher.launch(job_overrides, initial_job_idx)
 
 
-def _results(job: Any) -> list[JobReturn]:
+def _results(job: Any, results: Callable[[Any], list[JobReturn]]) -> list[JobReturn]:
     """Wait for a job of one task; return what its function did, or why it came to nothing."""
     while not job.paths.result_pickle.exists() and _is_queued(job.job_id):
         time.sleep(_POLL)
     if not job.paths.result_pickle.exists():
         time.sleep(_POLL)  # a shared file system may be late
-    result = JobReturn(status=JobStatus.FAILED)
+    failed = JobReturn(status=JobStatus.FAILED)
     if not job.paths.result_pickle.exists():
-        result.return_value = RuntimeError(
-            f"SLURM ended job {job.job_id}, which left no result (log: {job.paths.stderr})"
-        )
-    elif (error := job.exception()) is not None:
-        result.return_value = error
-    else:
-        result = job.result()
-    return [result]
+        failed.return_value = RuntimeError(f"SLURM ended job {job.job_id}, without a result (log: {job.paths.stderr})")
+        return [failed]
+    try:
+        return results(job)
+    except Exception as error:
+        failed.return_value = error
+        return [failed]
 
 
 def _is_queued(job: str) -> bool:
