@@ -39,17 +39,19 @@ def every_table(name: str, table: Table) -> dict[str, tuple[Table, list[Cell]]]:
 
 
 def seconds_needed(run: Run, found: dict[tuple[str, str], Any]) -> float | None:
-    """Return what a run should take, from records of the same model at the same size; None if there is none."""
-    model, epochs = run.config["model"], run.config["trainer"]["max_epochs"]
-    same, alike = [], []
+    """Return what a run should take, from records of the same model on the same data; None if there is none.
+
+    From those of other sizes it follows as the square of the hidden size, as the products in a step do.
+    """
+    model, same, alike = run.config["model"], [], []
     for record in found.values():
         config = record["config"]
-        if config["dataset"]["_target_"] == run.config["dataset"]["_target_"] and all(
-            config["model"][key] == model[key] for key in ("_target_", "hidden_size")
-        ):
-            chosen = same if record["hash"] == run.id.partition("-")[0] else alike
-            chosen.append(record["seconds"] / record["epochs"])
-    return epochs * statistics.median(same or alike) if same or alike else None
+        if all(config[key]["_target_"] == run.config[key]["_target_"] for key in ("dataset", "model")):
+            seconds = record["seconds"] / record["epochs"]
+            if record["hash"] == run.id.partition("-")[0]:
+                same.append(seconds)
+            alike.append(seconds * (model["hidden_size"] / config["model"]["hidden_size"]) ** 2)
+    return run.epochs * statistics.median(same or alike) if same or alike else None
 
 
 def duration(seconds: float) -> str:
@@ -67,8 +69,9 @@ def show_plan(title: str, runs: list[Run], states: dict[Run, str], found: dict, 
         unknown += todo and seconds is None
         print(f"  {states[run]:8}{duration(seconds) if seconds else '?':>8}  {run.command}")
     todo = sum(state != "done" for state in states.values())
-    guess = f", and {unknown} of which no record tells how long they take" if unknown else ""
-    print(f"{len(runs) - todo} of {len(runs)} runs are done; the others take about {duration(left / jobs)}{guess}")
+    known = f"; {todo - unknown} take about {duration(left / jobs)}" if todo > unknown else ""
+    guess = f"; of {unknown} no record tells how long they take" if unknown else ""
+    print(f"{len(runs) - todo} of {len(runs)} runs are done{known}{guess}")
 
 
 def main() -> None:

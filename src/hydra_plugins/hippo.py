@@ -45,7 +45,7 @@ class LocalLauncher(Launcher):
             if run and run in failures:
                 result.return_value = ConfigError(failures[run])
             elif run:
-                record = records.read(run.folder() / "record.json")
+                record = records.read(run.folder / "record.json")
                 result.status = JobStatus.COMPLETED
                 result.return_value = record["metrics"]["best"]["validation"]["accuracy"]
         return results

@@ -181,7 +181,7 @@ def highest(table: Table, shown: Mapping[tuple[str, str], Entry], column: str) -
 
 def _ours(entry: Entry, best: str) -> str:
     if entry.ours is None:
-        return "missing"
+        return "missing" if entry.runs else ""
     mean = f"{entry.ours.mean:.1f}"
     parts = [f"**{mean}**" if mean == best else mean]
     if entry.ours.interval:

@@ -29,13 +29,13 @@ class Column(_Strict):
 
     Attributes:
         label: Its head.
-        overrides: Overrides of `train.py`.
+        overrides: Overrides of `train.py`; None where nothing is trained, and only what was reported is shown.
         timed: Whether models get the time of each sample, as their rows say.
         shift: A shift of the dataset, tested on instead of what was trained on.
     """
 
     label: str
-    overrides: list[str]
+    overrides: list[str] | None = None
     timed: bool = False
     shift: str | None = None
 
@@ -45,7 +45,7 @@ class Row(_Strict):
 
     Attributes:
         label: Its name.
-        overrides: Overrides of `train.py`.
+        overrides: Overrides of `train.py`; None where nothing is trained, and only what was reported is shown.
         timed: More of them, in columns that are `timed`.
         seeds: Seeds, where they are not the table's.
         reported: By column, a published figure in per cent and how far it was checked.
@@ -53,7 +53,7 @@ class Row(_Strict):
     """
 
     label: str
-    overrides: list[str]
+    overrides: list[str] | None = None
     timed: list[str] = []
     seeds: list[int] | None = None
     reported: dict[str, tuple[float, Standing]] = {}
@@ -127,7 +127,7 @@ def read_table(path: Path) -> Table:
 
 
 class Cell(NamedTuple):
-    """A cell, and the runs behind it, one a seed."""
+    """A cell, and the runs behind it, one a seed; none where only what was reported is shown."""
 
     row: str
     column: str
@@ -148,6 +148,9 @@ def cells(table: Table, configs: Path) -> Iterator[Cell]:
         first = functools.cache(_planned)  # columns that differ in what is tested only share their runs
         for row_name, row in table.rows.items():
             for column_name, column in table.columns.items():
+                if column.overrides is None or row.overrides is None:
+                    yield Cell(row_name, column_name, [])
+                    continue
                 overrides = (*column.overrides, *row.overrides, *(row.timed if column.timed else []))
                 seeds = table.seeds if row.seeds is None else row.seeds
                 yield Cell(row_name, column_name, [first(overrides).with_seed(seed) for seed in seeds])

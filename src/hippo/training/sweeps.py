@@ -184,7 +184,9 @@ def side_by_side(
                         progress.update(child.run.epochs - child.epochs)
                         if reason := child.failure():
                             failures[child.run] = reason
-                            tqdm.write(f"failed: {child.run.name} {child.run.id}: {reason}")
+                        tqdm.write(
+                            f"{child.run.name} {child.run.id}   {f'failed: {reason}' if reason else child.result}"
+                        )
                         after_each()
                 free = [slot for slot in slots if slot not in children]
                 if free and waiting:
@@ -240,6 +242,11 @@ class _Child:
                 self.epochs = int(match[1])
                 self.last = f"{self.run.name} {self.run.id}: {line.strip()}"
         return self.epochs - before
+
+    @property
+    def result(self) -> str:
+        """What it came to."""
+        return next((line for line in self._lines if line.startswith("best epoch")), "")
 
     def failure(self) -> str | None:
         """Return why the finished process failed, or None if it did not."""

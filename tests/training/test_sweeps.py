@@ -1,0 +1,186 @@
+"""Runs side by side: with a script in place of train.py that stands for it, and with the real one, killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hydra
+import pytest
+from filelock import FileLock
+
+from hippo.training import sweeps
+from hippo.training.sweeps import Run, SweepFailed, command, side_by_side
+
+ROOT = Path(__file__).parents[2]
+RUNS = int(os.environ.get("HIPPO_SWEEP_RUNS", "4"))
+STAND_IN = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+given = dict(override.split("=", 1) for override in sys.argv[1:])
+folder = Path(given["paths.outputs"], "stand_in", given["id"])
+print("epoch 1/2   train loss 1.0", flush=True)
+if given["does"] == "fail":
+    sys.exit("error: it was to fail")
+if given["does"] == "wait":
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        (folder / "interrupted").touch()
+        sys.exit(130)
+time.sleep(0.3)
+print("epoch 2/2   train loss 0.5\\nbest epoch (2): validation accuracy 1", flush=True)
+seen = {"began": time.time() - 0.3, "ended": time.time(), "threads": given["threads"]}
+(folder / "record.json").write_text(json.dumps(seen | {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}))
+"""
+
+
+@pytest.fixture
+def main(tmp_path):
+    path = tmp_path / "stand_in.py"
+    path.write_text(STAND_IN)
+    return path
+
+
+def plan(outputs: Path, number: int, does: str = "train") -> Run:
+    overrides = (f"id=run-{number}", f"does={does}", f"paths.outputs={outputs}")
+    config = {"trainer": {"max_epochs": 2}, "threads": None, "force": False, "paths": {"outputs": str(outputs)}}
+    return Run(overrides, "stand_in", f"run-{number}", config)
+
+
+def composed(*overrides: str) -> Run:
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return Run.planned(overrides, hydra.compose("train", list(overrides), return_hydra_config=True))
+
+
+def test_seeds_share_a_configuration_and_the_command_leaves_out_where(tmp_path):
+    first = composed("experiment=digits", "model=gru", "seed=3")
+    other = first.with_seed(5)
+    assert other == composed("experiment=digits", "model=gru", "seed=5")
+    assert first.id.partition("-")[0] == other.id.partition("-")[0]
+    moved = other.at(tmp_path)
+    assert moved.folder == tmp_path / "digits_gru" / other.id
+    assert moved.command == other.command == "python train.py experiment=digits model=gru seed=5"
+    assert command(["x=[1, 2]"]) == "python train.py 'x=[1, 2]'"
+
+
+def test_the_state_of_a_run(tmp_path):
+    run = plan(tmp_path, 0)
+    assert run.state == "missing"
+    (run.folder / "checkpoints").mkdir(parents=True)
+    with FileLock(run.folder / ".lock"):
+        assert run.state == "running"
+    assert run.state == "missing"
+    (run.folder / "checkpoints" / "last.ckpt").touch()
+    assert run.state == "cut"
+    (run.folder / "record.json").touch()
+    assert run.state == "done"
+
+
+def test_one_failure_stops_nothing_and_what_is_done_is_not_repeated(tmp_path, main, capsys):
+    runs = [plan(tmp_path, number, "fail" if number == 1 else "train") for number in range(5)]
+    runs[3].folder.mkdir(parents=True)
+    (runs[3].folder / "record.json").write_text("{}")
+    each = []
+    failures = side_by_side([*runs, runs[0]], main, jobs=2, after_each=lambda: each.append(1))
+    assert list(failures) == [runs[1]]
+    assert failures[runs[1]].startswith("error: it was to fail (log: ")
+    assert len(each) == 4
+    assert (runs[3].folder / "record.json").read_text() == "{}"
+    seen = [json.loads((runs[n].folder / "record.json").read_text()) for n in (0, 2, 4)]
+    assert {record["threads"] for record in seen} == {str(max(1, sweeps._cores() // 2))}
+    text = str(SweepFailed({run.command: why for run, why in failures.items()}, len(runs)))
+    assert text.splitlines()[:2] == ["1 of 5 runs failed:", "  python train.py id=run-1 does=fail"]
+    assert "epoch 2/2" in (runs[0].folder / "log.txt").read_text()
+
+
+def test_no_more_run_at_a_time_than_asked_for_and_gpus_are_dealt_out(tmp_path, main, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    runs = [plan(tmp_path, number) for number in range(6)]
+    assert side_by_side(runs, main) == {}
+    seen = [json.loads((run.folder / "record.json").read_text()) for run in runs]
+    assert {record["gpu"] for record in seen} == {"3", "5"}
+    for record in seen:
+        assert sum(other["began"] < record["began"] < other["ended"] for other in seen) <= 1
+
+
+def test_a_run_that_another_process_is_at_work_on_is_waited_for(tmp_path, main):
+    run = plan(tmp_path, 0)
+    run.folder.mkdir(parents=True)
+    code = f"""
+import time
+from filelock import FileLock
+with FileLock({str(run.folder / ".lock")!r}):
+    print("locked", flush=True)
+    time.sleep(1.5)
+    open({str(run.folder / "record.json")!r}, "w").write("by the other")
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        assert side_by_side([run], main, jobs=1) == {}
+        assert other.poll() is not None or run.state == "done"
+    assert (run.folder / "record.json").read_text() == "by the other"
+
+
+def test_an_interrupt_is_passed_on(tmp_path, main):
+    runs = [plan(tmp_path, number, "wait") for number in range(2)]
+    code = f"""
+from pathlib import Path
+from tests.training.test_sweeps import plan
+from hippo.training.sweeps import side_by_side
+side_by_side([plan(Path({str(tmp_path)!r}), n, "wait") for n in range(2)], Path({str(main)!r}), jobs=2)
+"""
+    driver = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
+    end = time.monotonic() + 120
+    logs = [run.folder / "log.txt" for run in runs]
+    while not all(log.is_file() and "epoch" in log.read_text() for log in logs):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGTERM)
+    driver.communicate(timeout=60)
+    assert driver.returncode != 0
+    assert all((run.folder / "interrupted").exists() for run in runs)
+
+
+def sweep(outputs: Path) -> list[str]:
+    return [
+        *(sys.executable, str(ROOT / "train.py"), "-m", "experiment=digits", "model=gru", "model.hidden_size=4"),
+        *("trainer.max_epochs=3", f"seed=range({RUNS})", f"paths.outputs={outputs}", "logger=none"),
+    ]
+
+
+def records(outputs: Path) -> dict[str, dict]:
+    found = {path.parent.name: json.loads(path.read_text()) for path in outputs.rglob("record.json")}
+    return {run: {key: record[key] for key in ("metrics", "confusion", "epochs")} for run, record in found.items()}
+
+
+def test_a_driver_killed_again_and_again_leaves_what_an_undisturbed_one_does(tmp_path):
+    """Its runs go on without it; the next driver waits for those, and starts the others."""
+    chance = random.Random(0)
+    killed = 0
+    while killed < 3:
+        before = len(records(tmp_path / "killed"))
+        driver = subprocess.Popen(sweep(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        logs = (tmp_path / "killed").glob
+        while driver.poll() is None and not [log for log in logs("*/*/log.txt") if log.stat().st_size]:
+            time.sleep(0.1)
+        time.sleep(chance.uniform(0, 2 + 0.3 * RUNS))
+        if driver.poll() is not None:
+            break  # it was done already
+        driver.kill()
+        driver.wait()
+        killed += 1
+        assert len(records(tmp_path / "killed")) >= before
+    assert killed
+    done = subprocess.run(sweep(tmp_path / "killed"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    undisturbed = subprocess.run(sweep(tmp_path / "undisturbed"), capture_output=True, text=True)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert len(records(tmp_path / "killed")) == RUNS
+    assert records(tmp_path / "killed") == records(tmp_path / "undisturbed")
