@@ -3,12 +3,13 @@
 import argparse
 import json
 import statistics
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from hippo.files import write_atomically
-from hippo.tables.collect import by_name, collect, read_all
+from hippo.tables.collect import by_name, collect, download, read_all
 from hippo.tables.describe import WHAT, hardware, link, what
 from hippo.tables.render import write_table
 from hippo.tables.report import write_report
@@ -157,10 +158,16 @@ def read_benchmark(name: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("outputs", nargs="*", type=Path, default=[ROOT / "outputs"], help="folders to search")
+    parser.add_argument(
+        "--wandb", nargs="+", default=[], metavar="ENTITY/PROJECT", help="W&B projects to search as well"
+    )
     args = parser.parse_args()
 
-    for line in collect(args.outputs, RESULTS):
-        print(line)
+    with tempfile.TemporaryDirectory() as folder:
+        for project in args.wandb:
+            download(project, Path(folder))
+        for line in collect([*args.outputs, Path(folder)], RESULTS):
+            print(line)
     found, timing, benchmark = read_all(RESULTS), read_benchmark("models"), read_benchmark("training_step")
     write_atomically(RESULTS / "README.md", render(found, timing))
     tables = {}

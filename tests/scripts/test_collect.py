@@ -116,15 +116,27 @@ def test_every_model_learns_the_digits_to_its_stated_accuracy(model):
         ({"command": None}, "committed code"),
         ({"earlier": [{"git": {"commit": "a", "dirty": True}}]}, "committed code"),
         ({"earlier": [{"git": {"commit": "b", "dirty": False}}]}, "other code"),
-        ({"config": {"trainer": {"limit_test_batches": 1}}}, "limit_test_batches"),
+        ({"config": {"trainer": {"max_epochs": 2}}}, "its name is not that of the configuration"),
+        ({"seed": 1}, "its name is not that of the configuration"),
+        ({"hash": None}, "its name is not that of the configuration"),
     ],
 )
 def test_what_cannot_be_run_again_is_left_out(change, reason):
-    good = {
+    good = minimal({"trainer": {"max_epochs": 1}})
+    assert unfit(good) is None
+    assert reason in unfit(good | change)
+    assert "limit_test_batches" in unfit(minimal({"trainer": {"limit_test_batches": 1}}))
+    assert unfit({key: value for key, value in good.items() if key != "git"}) == "it lacks 'git'"
+
+
+def minimal(config: dict) -> dict:
+    hash = records.config_hash(config)
+    return {
         "command": "python train.py",
         "git": {"commit": "a", "dirty": False},
         "earlier": [{"git": {"commit": "a", "dirty": False}}],
-        "config": {"trainer": {"max_epochs": 1}},
+        "config": config,
+        "seed": 0,
+        "hash": hash,
+        "id": f"{hash}-seed0",
     }
-    assert unfit(good) is None
-    assert reason in unfit(good | change)

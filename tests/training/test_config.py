@@ -82,7 +82,7 @@ def test_the_papers_experiment_is_the_papers(compose):
         ("+trainer.max_epoch=3", ["Trainer has no max_epoch", "did you mean max_epochs?"]),
         ("sede=1", ["sede: there is no such key", "did you mean seed?"]),
         ("modle=legs", ["did you mean model?"]),
-        ("experiment=pmnist_leg", ["did you mean pmnist_legs?", "choose from", "digits"]),
+        ("experiment=pmnist_lgs", ["did you mean pmnist_legs?", "choose from", "digits"]),
         ("model=grru", ["model=grru does not exist", "did you mean gru?"]),
         ("+paths.date=x", ["paths.date", "did you mean data?"]),
         ("trainer.max_epochs=many", ["trainer.max_epochs='many'", "integer"]),

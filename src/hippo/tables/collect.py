@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import wandb
+
 from hippo.training import records
 from hippo.training.curves import draw_curves
 
@@ -11,19 +13,32 @@ from hippo.training.curves import draw_curves
 def unfit(record: dict[str, Any]) -> str | None:
     """Return why a record cannot stand in a table of results, or None if it can."""
     try:
-        claimed = (record["hash"], record["id"])
-        if claimed != (records.config_hash(record["config"]), f"{record['hash']}-seed{record['seed']}"):
+        named = f"{records.config_hash(record['config'])}-seed{record['seed']}"
+        if named != record["id"] or not named.startswith(f"{record['hash']}-"):
             return "its name is not that of the configuration in it"
+        sessions = [record["git"], *(session["git"] for session in record.get("earlier", []))]
+        if record["command"] is None or any(git["dirty"] is not False for git in sessions):
+            return "it was not made by train.py from committed code"
+        if len({git["commit"] for git in sessions}) > 1:
+            return "it was interrupted and taken up again with other code"
+        partial = ("limit_", "fast_dev_run", "overfit")
+        if limits := [key for key in record["config"]["trainer"] if key.startswith(partial)]:
+            return f"it read a part of the data only ({', '.join(limits)})"
     except (KeyError, TypeError) as error:
         return f"it lacks {error}"
-    sessions = [record["git"], *(session["git"] for session in record.get("earlier", []))]
-    if record["command"] is None or any(git["dirty"] is not False for git in sessions):
-        return "it was not made by train.py from committed code"
-    if len({git["commit"] for git in sessions}) > 1:
-        return "it was interrupted and taken up again with other code"
-    if limits := [key for key in record["config"]["trainer"] if key.startswith(("limit_", "fast_dev_run", "overfit"))]:
-        return f"it read a part of the data only ({', '.join(limits)})"
     return None
+
+
+def download(project: str, folder: Path) -> None:
+    """Fetch the records of a W&B project's runs into a folder, one below it for each run.
+
+    Args:
+        project: As `entity/project`.
+        folder: Where to.
+    """
+    for run in wandb.Api().runs(project):
+        for file in run.files(names=["record.json"]):
+            file.download(root=str(folder / run.id), exist_ok=True)
 
 
 def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:

@@ -171,7 +171,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         records.write(folder / "record.json", record)
         failed = False
         if tracker:
-            tracking.log_results(tracker, record, folder / "curves.png")
+            tracking.log_results(tracker, record, folder)
     except (KeyboardInterrupt, SystemExit) as stop:
         if failed:
             say("interrupted; the same command goes on from the last complete epoch")

@@ -202,7 +202,7 @@ def side_by_side(
                 time.sleep(_POLL)
         except KeyboardInterrupt:
             for child in children.values():
-                child.process.send_signal(signal.SIGINT)
+                child.process.terminate()  # and not SIGINT, which what nohup starts in the background ignores
             for child in children.values():
                 child.process.wait()
             raise

@@ -63,8 +63,9 @@ def wandb_logger(
     return WandbLogger(experiment=run)
 
 
-def log_results(logger: WandbLogger, record: dict[str, Any], curves: Path) -> None:
-    """Log what is known at the end: metrics of each reading, the confusion matrix, and the picture of the curves."""
+def log_results(logger: WandbLogger, record: dict[str, Any], folder: Path) -> None:
+    """Log what is known at the end: metrics of each reading, the confusion matrix, the picture of the curves, and the
+    record itself, which `scripts/collect.py --wandb` can fetch."""
     run = logger.experiment
     for reading, result in record["metrics"].items():
         shifted = {f"@{name}": shift for name, shift in result.get("shifted", {}).items()}
@@ -76,9 +77,10 @@ def log_results(logger: WandbLogger, record: dict[str, Any], curves: Path) -> No
     run.log(
         {
             "confusion": wandb.plot.confusion_matrix(y_true=truth, preds=predicted, class_names=classes),
-            "curves": wandb.Image(str(curves)),
+            "curves": wandb.Image(str(folder / "curves.png")),
         }
     )
+    run.save(str(folder / "record.json"), base_path=str(folder), policy="now")
 
 
 def finish(logger: Any, failed: bool) -> None:

@@ -1,0 +1,84 @@
+"""Records from several places, some of them not what they should be."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import wandb
+
+from hippo.tables.collect import collect, download
+
+RECORD = next((Path(__file__).parents[2] / "results" / "records" / "digits_gru").glob("*.json"))
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Put the record, changed, in a folder of outputs of the name given."""
+
+    def put(where: str, **changes) -> Path:
+        record = json.loads(RECORD.read_text()) | changes
+        path = tmp_path / where / record["name"] / record["id"] / "record.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(record))
+        return tmp_path / where
+
+    return put
+
+
+def names(results: Path) -> list[str]:
+    return [path.name for path in (results / "records").rglob("*.json")]
+
+
+def test_a_run_that_is_met_twice_is_kept_once(place, tmp_path):
+    folders = [place("one"), place("two", seconds=5.0)]  # the same result from a slower machine
+    assert len(list(collect(folders, tmp_path / "results"))) == 1
+    assert names(tmp_path / "results") == [RECORD.name]
+    assert list(collect(folders, tmp_path / "results")) == []
+    assert (tmp_path / "results" / "records" / "digits_gru" / RECORD.with_suffix(".png").name).is_file()
+
+
+def test_two_results_under_one_identity_are_reported_and_the_first_is_kept(place, tmp_path):
+    metrics = json.loads(RECORD.read_text())["metrics"]
+    metrics["best"]["test"]["accuracy"] = 0.123
+    lines = list(collect([place("one"), place("two", metrics=metrics)], tmp_path / "results"))
+    assert "its result is not that of" in lines[1]
+    assert "two/" in lines[1]
+    (kept,) = (tmp_path / "results" / "records").rglob("*.json")
+    assert json.loads(kept.read_text())["metrics"] == json.loads(RECORD.read_text())["metrics"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "metrics": {}}', "\x00\x01"])
+def test_what_is_no_record_is_named_and_skipped(place, tmp_path, text):
+    folder = place("one")
+    strange = folder / "other" / "x" / "record.json"
+    strange.parent.mkdir(parents=True)
+    strange.write_text(text)
+    lines = list(collect([folder], tmp_path / "results"))
+    assert len(lines) == 2
+    assert any(line.startswith(f"left out {strange}: ") for line in lines)
+    assert names(tmp_path / "results") == [RECORD.name]
+
+
+def test_a_record_under_a_name_that_is_not_its_own_is_skipped(place, tmp_path):
+    config = json.loads(RECORD.read_text())["config"] | {"patience": 7}
+    (line,) = collect([place("one", config=config)], tmp_path / "results")
+    assert "its name is not that of the configuration in it" in line
+
+
+def test_records_come_from_wandb_too(tmp_path, monkeypatch):
+    """A stand-in for the server: two runs, of which one has left no record."""
+
+    class File:
+        def download(self, root: str, exist_ok: bool) -> None:
+            Path(root).mkdir(parents=True)
+            (Path(root) / "record.json").write_text(RECORD.read_text())
+
+    def run(number: int, files: list[File]) -> SimpleNamespace:
+        return SimpleNamespace(id=f"run-{number}", files=lambda names: files if names == ["record.json"] else [])
+
+    runs = {"team/hippo": [run(0, [File()]), run(1, [])]}
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(runs=runs.__getitem__))
+    download("team/hippo", tmp_path / "fetched")
+    assert len(list(collect([tmp_path / "fetched"], tmp_path / "results"))) == 1
+    assert names(tmp_path / "results") == [RECORD.name]
