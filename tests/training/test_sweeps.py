@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+import yaml
 from filelock import FileLock
 
 from hippo.training import sweeps
@@ -147,6 +148,37 @@ side_by_side([plan(Path({str(tmp_path)!r}), n, "wait") for n in range(2)], Path(
     driver.communicate(timeout=60)
     assert driver.returncode != 0
     assert all((run.folder / "interrupted").exists() for run in runs)
+
+
+def test_the_sweep_for_wandb_asks_for_runs_that_can_be_made():
+    spec = yaml.safe_load((ROOT / "configs" / "wandb_sweep.yaml").read_text())
+    assert (ROOT / spec["program"]).is_file()
+    assert "${args_no_hyphens}" in spec["command"]
+    values = {key: what.get("value", what.get("values", [what.get("min")])) for key, what in spec["parameters"].items()}
+    run = composed(*(f"{key}={value[0] if isinstance(value, list) else value}" for key, value in values.items()))
+    assert run.name == "digits_lmu"
+    assert run.config["optimizer"]["lr"] == spec["parameters"]["optimizer.lr"]["min"]
+    record = json.loads(next((ROOT / "results" / "records" / "digits_lmu").glob("*.json")).read_text())
+    reading, split, metric = spec["metric"]["name"].split("/")
+    assert 0 < record["metrics"][reading][split][metric] <= 1
+
+
+def test_a_search_tries_what_it_is_told_to_and_names_the_best(tmp_path):
+    pytest.importorskip("optuna", reason="hydra-optuna-sweeper is not installed")
+    search = ["experiment=digits", "model=gru", "model.hidden_size=4", "trainer.max_epochs=1", "hydra/sweeper=search"]
+    few = ["hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", f"paths.outputs={tmp_path}", "logger=none"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "-m", *search, *few], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    best = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    found = [json.loads(path.read_text()) for path in tmp_path.rglob("record.json")]
+    assert len(found) == 2
+    top = max(found, key=lambda record: record["metrics"]["best"]["validation"]["accuracy"])
+    assert best["best_value"] == top["metrics"]["best"]["validation"]["accuracy"]
+    rates = [record["config"]["optimizer"]["lr"] for record in found]
+    assert best["best_params"]["optimizer.lr"] in rates
+    assert all(3e-4 <= rate <= 3e-2 for rate in rates)
 
 
 def sweep(outputs: Path) -> list[str]:

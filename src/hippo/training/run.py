@@ -280,6 +280,7 @@ def _quieten() -> None:
         "exists and is not empty",  # so it is when a run is resumed
         "smaller than the logging interval",  # metrics are logged per epoch
         "`isinstance(treespec, LeafSpec)` is deprecated",
+        "The `srun` command is available on your system but is not used",
     ):
         warnings.filterwarnings("ignore", message=f".*{re.escape(irrelevant)}")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
