@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hippo.files import write_atomically
 from hippo.tables.figures import draw_shifts
 from hippo.tables.statistics import Summary, summarize
-from hippo.tables.table import READINGS, Cell, Table, accuracy
+from hippo.tables.table import Cell, Table, accuracy
 
 MARKS = {"read": "", "third-hand": "†", "recalled": "‡"}
 MEANING = "† read in a third-party note that cites the paper; ‡ recalled, not checked against it."
@@ -66,7 +66,7 @@ def write_table(
     """Write `results`/tables/`name`.md, .tex and .csv, and .png where the table has a figure; return their paths."""
     folder = results / "tables"
     folder.mkdir(parents=True, exist_ok=True)
-    by_reading = {reading: entries(table, cells, found, reading) for reading in READINGS}
+    by_reading = {reading: entries(table, cells, found, reading) for reading in table.readings}
     written = {
         "md": "\n".join(page(name, table, by_reading)) + "\n",
         "tex": latex(table, by_reading["best"]),
@@ -84,7 +84,7 @@ def write_table(
 def page(name: str, table: Table, by_reading: Mapping[str, Mapping[tuple[str, str], Entry]]) -> list[str]:
     """Return the lines of a table's own page: the table under each reading, the notes, the figure."""
     lines = [f"# {table.title}", "", f"Made from the records by `python scripts/reproduce.py {name} --render`.", ""]
-    for reading, meaning in READINGS.items():
+    for reading, meaning in table.readings.items():
         lines += [f"## Test accuracy at {meaning}", "", *markdown(table, by_reading[reading]), ""]
         if reading == "best":
             lines += [*legend(table), ""]

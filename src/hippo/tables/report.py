@@ -165,16 +165,16 @@ def against_shift(panel: Panel, table: Table, shown: Mapping[tuple[str, str], Sh
 
 
 def _table(name: str, index: int, table: Table, cells: list[Cell], found: Records) -> ShownTable:
-    by_reading = {reading: entries(table, cells, found, reading) for reading in READINGS}
+    by_reading = {reading: entries(table, cells, found, reading) for reading in table.readings}
     shown = {}
     for number, (row, column, runs) in enumerate(cells):
         seeds = []
         for run in runs:
             record = found.get((run.name, run.id))
-            score = {kind: accuracy(record, table.columns[column], kind) if record else None for kind in READINGS}
+            score = {kind: accuracy(record, table.columns[column], kind) if record else None for kind in table.readings}
             seeds.append(Seed(run, record, score))
         title = f"{table.rows[row].label}, {table.columns[column].label}"
-        filled = {reading: by_reading[reading][row, column] for reading in READINGS}
+        filled = {reading: by_reading[reading][row, column] for reading in table.readings}
         shown[row, column] = ShownCell(f"cell-{index}-{number}", title, filled, seeds)
     return ShownTable(
         name,

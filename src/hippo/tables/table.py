@@ -99,6 +99,12 @@ class Table(_Strict):
     notes: list[str] = []
     figure: list[Panel] = []
 
+    @property
+    def readings(self) -> dict[str, str]:
+        """Those of `READINGS` that differ for this table."""
+        shifted = any(column.shift for column in self.columns.values())
+        return {reading: meaning for reading, meaning in READINGS.items() if shifted or reading != "best@shift"}
+
     @pydantic.model_validator(mode="after")
     def _columns_exist(self) -> "Table":
         named = [(f"rows.{name}.reported", column) for name, row in self.rows.items() for column in row.reported]
