@@ -96,7 +96,8 @@ def main() -> None:
         if unknown := set(args.rows or []) - set(table.rows):
             parser.error(f"there is no row {unknown.pop()}; choose from {', '.join(table.rows)}")
 
-        tables = every_table(name, table)
+        alone = {name: (table, list(cells(table, ROOT / "configs")))} if args.dry_run else None
+        tables = alone or every_table(name, table)
 
         def render() -> dict[tuple[str, str], Any]:
             for line in collect([outputs], results):
