@@ -1,6 +1,7 @@
 """Weights & Biases: the window on a run. Nothing is read back from it; the record is the source."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +81,8 @@ def log_results(logger: WandbLogger, record: dict[str, Any], folder: Path) -> No
             "curves": wandb.Image(str(folder / "curves.png")),
         }
     )
-    run.save(str(folder / "record.json"), base_path=str(folder), policy="now")
+    # A copy, for W&B would link to what may be moved before it is uploaded, and say so.
+    run.save(shutil.copy(folder / "record.json", run.dir), base_path=run.dir, policy="now")
 
 
 def finish(logger: Any, failed: bool) -> None:
