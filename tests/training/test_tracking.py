@@ -165,3 +165,11 @@ def test_the_mode_is_online_where_logging_in_works(monkeypatch, tmp_path, answer
     monkeypatch.setenv("WANDB_MODE", "disabled")
     tracking.wandb_logger(name="n", identity="i", folder=tmp_path, settings={}, resume=False)
     assert seen["mode"] == "disabled"
+
+
+def test_a_run_that_is_told_to_log_nothing_to_wandb_writes_its_record_all_the_same(tracked, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    cfg = tracked("trainer.max_epochs=1")
+    run(cfg)
+    assert (folder_of(cfg) / "record.json").is_file()
+    assert not (folder_of(cfg) / "wandb").exists()

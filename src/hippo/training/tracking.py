@@ -68,6 +68,8 @@ def log_results(logger: WandbLogger, record: dict[str, Any], folder: Path) -> No
     """Log what is known at the end: metrics of each reading, the confusion matrix, the picture of the curves, and the
     record itself, which `scripts/collect.py --wandb` can fetch."""
     run = logger.experiment
+    if run.disabled:
+        return
     for reading, result in record["metrics"].items():
         shifted = {f"@{name}": shift for name, shift in result.get("shifted", {}).items()}
         for at, metrics in ({"": result} | shifted).items():
