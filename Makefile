@@ -16,7 +16,7 @@ train: setup  ## train a HiPPO-LegS network on scikit-learn's digits (about a mi
 	$(BIN)/python train.py experiment=digits
 
 test: lint  ## lint, type check, and run every test
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: setup  ## ruff and pyrefly
 	$(BIN)/ruff check .
@@ -39,6 +39,6 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	sed -n '/^uv==/,/[^\]$$/p' requirements.lock > $(VENV)/uv.txt
 	$(BIN)/python -m pip install --quiet --require-hashes --disable-pip-version-check -r $(VENV)/uv.txt
-	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip sync --compile-bytecode --quiet --require-hashes --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	touch $@

@@ -56,8 +56,9 @@ def test_a_table_from_nothing_to_the_page(checkout, reproduce):
     assert "3 of 3 runs are done" in reproduce("small.yaml", "--dry-run").stdout
 
 
-def test_what_is_asked_for_wrongly_is_one_sentence(reproduce):
-    done = reproduce("trajectorie", "--dry-run")
-    assert done.stderr.strip() == "error: there is no table trajectorie; did you mean trajectories?"
+def test_what_is_asked_for_wrongly_is_one_sentence(checkout, reproduce):
+    (checkout / "configs" / "table" / "two_networks.yaml").write_text(yaml.safe_dump(TABLE))
+    done = reproduce("two_network", "--dry-run")
+    assert done.stderr.strip() == "error: there is no table two_network; did you mean two_networks?"
     done = reproduce("small.yaml", "--dry-run", "--rows", "lstm")
     assert "there is no row lstm; choose from gru, ode_rnn" in done.stderr
