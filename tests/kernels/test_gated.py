@@ -30,7 +30,7 @@ def both(model: HiPPORNN, x: torch.Tensor, timestamps: torch.Tensor | None) -> l
     assert model.memory.operators(x.shape[1], timestamps, like=x) is not None
     return [
         [hidden, *torch.autograd.grad((hidden * weight).sum(), [x, *model.parameters()])]
-        for hidden in (model.unroll(x, timestamps, None), torch.stack(model.step_by_step(x, timestamps)))
+        for hidden in map(torch.stack, (model.unroll(x, timestamps, None), model.step_by_step(x, timestamps)))
     ]
 
 

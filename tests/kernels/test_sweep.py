@@ -41,17 +41,25 @@ def test_it_is_the_sweep_and_so_are_its_gradients(order, alpha):
     operator.forward(c, entering, got)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-13)
     assert torch.equal(got[:, 3], c[:, 3])
-    before = operator.backward(weight, entering)
+    before = torch.empty_like(c)
+    operator.backward(weight, entering, before)
     torch.testing.assert_close(before, gradients[0], rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(entering[-1], gradients[1], rtol=1e-11, atol=1e-12)
-    assert torch.equal(entering[0], f)
+
+
+def test_what_would_be_read_wrongly_is_refused():
+    pytest.importorskip("numba")
+    c, f, step = samples(5)
+    for given, steps in [(torch.empty(7, 5, dtype=torch.float64).mT, step), (c, step.float())]:
+        with pytest.raises(ValueError, match="contiguous"):
+            Sweep(5, steps, 0.5).forward(given, torch.stack([f, f]), torch.empty_like(c))
 
 
 def test_in_single_precision_it_rounds_like_the_sweep():
     pytest.importorskip("numba")
     c, f, step = samples(256, torch.float32)
     got = torch.empty_like(c)
-    Sweep(256, step, 0.5).forward(c, f.unsqueeze(0), got)
+    Sweep(256, step, 0.5).forward(c, torch.stack([f, f]), got)
     exact = legs_step(c.mT.double(), f.double(), step.double()).mT
     assert (got - exact).abs().max() <= 3e-6 * exact.abs().max()
 

@@ -1,9 +1,8 @@
 """The gated network of `hippo.models.HiPPORNN` over a whole sequence, with its own backward pass.
 
-It computes what the loop in that model does, in fewer and larger operations. States stand as (features, batch), so that
-every product reads and writes contiguous memory; the input and the bias are rows of what a step reads; backward needs
-one product for the step, and the weights' gradients are products over many steps. It serves memories whose steps all
-samples of the batch share.
+It computes what the loop in that model does in one matrix product a step, and two a step backward: one for the states,
+one for the weights. States stand as (features, batch), so that every operation reads and writes contiguous memory; the
+input and the bias are rows of what a step reads. What a step needs beside what is kept for backward stays in the cache.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +13,6 @@ from torch import Tensor
 
 from hippo.kernels.legs import Semiseparable, Transition
 from hippo.kernels.sweep import Sweep
-
-_CHUNK = 16  # steps whose part in the weights' gradients is one product
 
 
 class Operator(NamedTuple):
@@ -77,23 +74,24 @@ class Operator(NamedTuple):
             torch.mm(self.out, c, out=entering[:-1])
         target.addmm_(self.into, entering[-self.width :])
 
-    def backward(self, grad: Tensor, entering: Tensor) -> Tensor:
-        """Return the gradient of c from that of the next coefficients, and leave that of u in the last row."""
+    def backward(self, grad: Tensor, entering: Tensor, target: Tensor) -> None:
+        """Write the gradient of c to `target`, from that of the next coefficients, and that of u to the last row."""
         torch.mm(self.into.mT, grad, out=entering[-self.width :])
         if self.blocks is None:
-            return torch.zeros_like(grad)
-        if self.blocks.dim() == 2:
-            before = self.blocks.mT @ grad
+            target.zero_()
+        elif self.blocks.dim() == 2:
+            torch.mm(self.blocks.mT, grad, out=target)
         else:
             blocked = (*self.blocks.shape[:2], grad.shape[-1])
-            before = torch.baddbmm(grad.view(blocked), self.blocks.mT, grad.view(blocked)).view_as(grad)
-        return before if self.out is None else before.addmm_(self.out.mT, entering[:-1])
+            torch.baddbmm(grad.view(blocked), self.blocks.mT, grad.view(blocked), out=target.view(blocked))
+        if self.out is not None:
+            target.addmm_(self.out.mT, entering[:-1])
 
 
 def gated(
     x: Tensor, read: Tensor, bias: Tensor, written_x: Tensor, write: Tensor, operators: Sequence[Operator | Sweep]
-) -> Tensor:
-    """Return the hidden states (L, B, D) of
+) -> tuple[Tensor, ...]:
+    """Return the hidden states (B, D) after each of L steps:
 
         u_t = written_x_t + write · h_{t-1}
         c_t = Ā_t c_{t-1} + B̄_t u_t
@@ -114,16 +112,16 @@ def gated(
     read_x, read_c = read.tensor_split([x.shape[-1]], dim=1)
     read_c = torch.nn.functional.pad(read_c, (0, order - read_c.shape[1]))
     weight = torch.cat([read_c, read_x, bias.unsqueeze(-1)], dim=1)
-    return _Gated.apply(x.mT, weight, written_x, write, operators).mT  # type: ignore[union-attr]
+    return tuple(h.mT for h in _Gated.apply(x.mT, weight, written_x, write, operators))  # type: ignore[union-attr]
 
 
 class _Gated(torch.autograd.Function):
-    """x (L, C, B), weight (2D, N + C + 1), written (L, B), write (D,) ↦ hidden states (L, D, B)."""
+    """x (L, C, B), weight (2D, N + C + 1), written (L, B), write (D,) ↦ L hidden states (D, B)."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, written: Tensor, write: Tensor, steps: Sequence[Operator | Sweep]
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         length, channels, batch = x.shape
         order, size = steps[0].order, len(write)
         kept = length if any(ctx.needs_input_grad) else 2
@@ -134,51 +132,47 @@ class _Gated(torch.autograd.Function):
         entering = x.new_empty(max(step.width for step in steps), batch)
         hidden[0] = 0
         seen[:, -1] = 1
-        if kept == length:
-            seen[:, order:-1] = x
         c = x.new_zeros(order, batch)
         for t, step in enumerate(steps):
             h, here, z = hidden[t], seen[t % kept], gates[t % kept]
-            if kept != length:
-                here[order:-1] = x[t]
+            here[order:-1] = x[t]
             torch.addmv(written[t], h.mT, write, out=entering[-1])
             step.forward(c, entering, here[:order])
             c = here[:order]
             torch.mm(weight, here, out=z)
-            g, candidate = z[:size].sigmoid_(), z[size:].tanh_()
-            torch.lerp(h, candidate, g, out=hidden[t + 1])
+            torch.lerp(h, z[size:].tanh_(), z[:size].sigmoid_(), out=hidden[t + 1])
         ctx.save_for_backward(weight, write, seen, gates, hidden)
+        ctx.set_materialize_grads(False)
         ctx.steps = steps
-        return hidden[1:]
+        return hidden[1:].unbind()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (grad,) = grad_outputs
         weight, write, seen, gates, hidden = ctx.saved_tensors
-        (length, _, batch), size = seen.shape, len(write)
-        order = ctx.steps[0].order
-        read_c = weight[:, :order].mT.contiguous()
-        entering = grad.new_empty(max(step.width for step in ctx.steps), batch)
-        grad_z = gates.new_empty(length, 2 * size, batch)
-        grad_written = grad.new_empty(length, batch)
-        grad_weight, scratch = torch.zeros_like(weight), grad.new_empty(size, batch)
-        grad_h, grad_c = grad.new_zeros(size, batch), grad.new_zeros(order, batch)
+        (length, rows, batch), size, order = seen.shape, len(write), ctx.steps[0].order
+        read = weight[:, :-1].mT.contiguous()  # what the gradients of c and x are read with
+        entering = hidden.new_empty(max(step.width for step in ctx.steps), batch)
+        grad_weight, grad_write = torch.zeros_like(weight), torch.zeros_like(write)
+        grad_x, grad_written = hidden.new_empty(length, rows - order - 1, batch), hidden.new_empty(length, batch)
+        grad_h, grad_z = hidden.new_zeros(size, batch), hidden.new_empty(2 * size, batch)
+        grad_c, grad_next = hidden.new_zeros(2, order, batch)
+        scratch = torch.empty_like(grad_h)
         for t in reversed(range(length)):
-            grad_h += grad[t]
-            h, g, candidate, dz = hidden[t], gates[t, :size], gates[t, size:], grad_z[t]
+            if grad_outputs[t] is not None:
+                grad_h += grad_outputs[t]
+            h, g, candidate = hidden[t], gates[t, :size], gates[t, size:]
             torch.sub(candidate, h, out=scratch).mul_(grad_h)
-            torch.ops.aten.sigmoid_backward.grad_input(scratch, g, grad_input=dz[:size])
+            torch.ops.aten.sigmoid_backward.grad_input(scratch, g, grad_input=grad_z[:size])
             torch.mul(grad_h, g, out=scratch)
-            torch.ops.aten.tanh_backward.grad_input(scratch, candidate, grad_input=dz[size:])
+            torch.ops.aten.tanh_backward.grad_input(scratch, candidate, grad_input=grad_z[size:])
             grad_h -= scratch
-            grad_c.addmm_(read_c, dz)
-            grad_c = ctx.steps[t].backward(grad_c, entering)
+            grad_weight.addmm_(grad_z, seen[t].mT)
+            torch.mm(read[order:], grad_z, out=grad_x[t])
+            grad_next.addmm_(read[:order], grad_z)
+            ctx.steps[t].backward(grad_next, entering, grad_c)
+            grad_c, grad_next = grad_next, grad_c
             grad_written[t] = entering[-1]
+            grad_write.addmv_(h, entering[-1])
             grad_h.addr_(write, entering[-1])
-            if t % _CHUNK == 0:
-                left, right = (v[t : t + _CHUNK].transpose(0, 1).flatten(1) for v in (grad_z, seen))
-                grad_weight.addmm_(left, right.mT)
-        grad_x = weight[:, order:-1].mT @ grad_z if ctx.needs_input_grad[0] else None
-        grad_write = torch.einsum("ldb,lb->d", hidden[:-1], grad_written)
         return grad_x, grad_weight, grad_written, grad_write, None

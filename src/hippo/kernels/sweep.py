@@ -5,11 +5,11 @@ vector instructions. Each sample may have a step of its own. A step takes a few 
 products around it, and keeps nothing for the gradient, being linear.
 """
 
+import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,17 +29,22 @@ class Sweep(NamedTuple):
 
     @property
     def width(self) -> int:
-        return 1
+        return 2  # u, and room for what is carried from order to order
 
     def forward(self, c: Tensor, entering: Tensor, target: Tensor) -> None:
         """Write the next coefficients (N, B) to `target`; the last row of `entering` is u."""
-        _run(_advance, self, c, entering, target)
+        self._run(_advance, c, entering, target)
 
-    def backward(self, grad: Tensor, entering: Tensor) -> Tensor:
-        """Return the gradient of c from that of the next coefficients, and leave that of u in the last row."""
-        before = torch.empty_like(grad)
-        _run(_retreat, self, grad, entering, before)
-        return before
+    def backward(self, grad: Tensor, entering: Tensor, target: Tensor) -> None:
+        """Write the gradient of c to `target`, from that of the next coefficients, and that of u to the last row."""
+        self._run(_retreat, grad, entering, target)
+
+    def _run(self, function: Callable, given: Tensor, entering: Tensor, target: Tensor) -> None:
+        arrays = (given, target, self.step, entering[-1], entering[-2], *_numbers(self.order, given.dtype))
+        if not all(array.is_contiguous() and array.dtype == given.dtype for array in arrays):
+            raise ValueError("a compiled step needs contiguous coefficients, steps and input, all of one dtype")
+        # Addresses, for unpacking arrays takes longer than the step itself.
+        _compile(function, given.dtype)(*(array.data_ptr() for array in arrays), self.alpha, *given.shape)
 
 
 def compiled() -> bool:
@@ -62,44 +67,60 @@ def _numba() -> Any:
 
 
 @functools.cache
-def _compile(function: Callable) -> Callable:
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+def _compile(function: Callable, dtype: torch.dtype) -> Callable:
+    """Return one of the loops below, to be called with seven addresses, alpha, and the shape (N, B)."""
+    types, single = _numba().types, dtype == torch.float32
+    real = types.float32 if single else types.float64
+    signature = types.void(*[types.CPointer(real)] * 7, real, types.intp, types.intp)
+    options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
     try:
-        return _numba().njit(function, cache=True, **options)
+        loop = _numba().cfunc(signature, cache=True, **options)(function)
     except RuntimeError:  # no folder to keep what is compiled in
-        return _numba().njit(function, **options)
+        loop = _numba().cfunc(signature, **options)(function)
+    c_types: list[Any] = [*[ctypes.c_void_p] * 7, ctypes.c_float if single else ctypes.c_double]
+    call: Any = ctypes.CFUNCTYPE(None, *c_types, ctypes.c_ssize_t, ctypes.c_ssize_t)(loop.address)
+    call.loop = loop  # its code lives as long as it does
+    return call
 
 
 @functools.lru_cache(maxsize=16)
-def _roots(order: int, dtype: torch.dtype) -> np.ndarray:
-    return torch.sqrt(2 * torch.arange(order, dtype=torch.float64) + 1).to(dtype).numpy()
+def _numbers(order: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """n and sqrt(2 n + 1) for n = 0 … N. The loops take their constants from here, so that all stays in one type."""
+    with torch.inference_mode(False):
+        n = torch.arange(order + 1, dtype=torch.float64)
+        return n.to(dtype), torch.sqrt(2 * n + 1).to(dtype)
 
 
-def _run(function: Callable, sweep: Sweep, given: Tensor, entering: Tensor, target: Tensor) -> None:
-    s = _roots(sweep.order, given.dtype)
-    arrays = (v.numpy() for v in (given, entering[-1], sweep.step, target))
-    _compile(function)(*arrays, s.dtype.type(sweep.alpha), s)
+def _advance(c, y, step, u, W, k, s, alpha, order, batch):
+    one = k[1]
+    for b in range(batch):
+        x, d = c[b], step[b]
+        w = d * (x - u[b]) / (one + alpha * d)
+        y[b] = x - w
+        W[b] = w
+    for n in range(1, order):
+        low, high, root, row = k[n], k[n + 1], s[n], n * batch
+        for b in range(batch):
+            x, d, w = c[row + b], step[b], W[b]
+            solve = one / (one + alpha * d * high)
+            y[row + b] = x - (d * high * x + root * w) * solve
+            W[b] = ((one - alpha * d * low) * w + d * root * x) * solve
 
 
-def _advance(c, f, step, y, alpha, s):
-    one = s.dtype.type(1)
-    a, W = alpha * step, np.zeros_like(step)
-    for n in range(len(s)):
-        for b in range(len(f)):
-            x = c[n, b] - f[b] if n == 0 else c[n, b]
-            solve = one / (one + a[b] * s.dtype.type(n + 1))
-            y[n, b] = c[n, b] - (step[b] * s.dtype.type(n + 1) * x + s[n] * W[b]) * solve
-            W[b] = ((one - a[b] * s.dtype.type(n)) * W[b] + step[b] * s[n] * x) * solve
-
-
-def _retreat(grad, f, step, before, alpha, s):
-    one = s.dtype.type(1)
-    a, V = alpha * step, np.zeros_like(step)
-    for n in range(len(s) - 1, -1, -1):
-        for b in range(len(f)):
-            solve = one / (one + a[b] * s.dtype.type(n + 1))
-            moved = (step[b] * s.dtype.type(n + 1) * grad[n, b] - step[b] * s[n] * V[b]) * solve
-            V[b] = ((one - a[b] * s.dtype.type(n)) * V[b] - s[n] * grad[n, b]) * solve
-            before[n, b] = grad[n, b] - moved
-            if n == 0:
-                f[b] = moved
+def _retreat(grad, before, step, u, V, k, s, alpha, order, batch):
+    one = k[1]
+    for b in range(batch):
+        V[b] = k[0]
+    for down in range(1, order):
+        n = int(k[order - down])  # read, not counted down: LLVM does not vectorise rows whose addresses descend
+        low, high, root, row = k[n], k[n + 1], s[n], n * batch
+        for b in range(batch):
+            x, d, v = grad[row + b], step[b], V[b]
+            solve = one / (one + alpha * d * high)
+            before[row + b] = x - d * (high * x - root * v) * solve
+            V[b] = ((one - alpha * d * low) * v - root * x) * solve
+    for b in range(batch):
+        x, d = grad[b], step[b]
+        moved = d * (x - V[b]) / (one + alpha * d)
+        before[b] = x - moved
+        u[b] = moved

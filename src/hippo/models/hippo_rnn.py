@@ -54,7 +54,7 @@ class HiPPORNN(SequenceModel):
         for block in self.candidate.weight.split([self.input_size, self.memory.order], dim=1):
             nn.init.xavier_normal_(block)
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor] | Tensor:
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.write.weight)
             operators = self.memory.operators(x.shape[1], timestamps, like=x)
