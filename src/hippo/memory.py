@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hippo import discretize, measures
-from hippo.kernels import lti, sweep
+from hippo.kernels import jit, lti, stream
 from hippo.kernels.gated import Operator
 from hippo.kernels.legs import Transition, legs_dilation, legs_transition
 from hippo.kernels.sweep import Sweep
@@ -97,6 +97,48 @@ class HiPPO(nn.Module):
             ValueError: If shapes disagree, the signal is empty, not floating-point or not finite, or timestamps
                 decrease, are negative or not finite, or the form is not one that this memory has.
         """
+        since, c = self._begin(signal, timestamps, state)
+        if form not in ("recurrence", "scan", "convolution"):
+            raise ValueError(f"unknown form {form!r}; choose recurrence, scan or convolution")
+        if form != "recurrence" and (self.measure.scale_invariant or timestamps is not None):
+            raise ValueError(f"as a {form} there are memories of translated measures without timestamps only")
+        now = self._end(signal, timestamps, since)
+        if form != "recurrence":
+            A, B = (v.to(c) for v in _regular_step(self.measure, self.order, self.discretization, 1.0))
+            outputs = (lti.scan if form == "scan" else lti.convolution)(A, B, signal.movedim(1, -1), c).movedim(-2, 1)
+            return outputs, State(outputs[:, -1], now)
+        outputs = []
+        transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
+        for f, transition in zip(signal.unbind(1), transitions, strict=True):
+            c = transition(c, f)
+            outputs.append(c)
+        return torch.stack(outputs, dim=1), State(c, now)
+
+    def remember(self, signal: Tensor, timestamps: Tensor | None = None, state: State | None = None) -> State:
+        """Remember a whole signal, or the next chunk of one, and return the state after it: what `forward` has at the
+        end, without what it has on the way.
+
+        Bilinear LegS without timestamps takes millions of steps a second here, and gradients need no memory, where
+        `hippo.kernels.compiled()`. Arguments and errors are those of `forward`.
+        """
+        since, c = self._begin(signal, timestamps, state)
+        now = self._end(signal, timestamps, since)
+        bilinear = self.measure.scale_invariant and self.discretization in ("bilinear", 0.5)
+        if bilinear and timestamps is None and not isinstance(since, Tensor) and jit.serves(c):
+            if since is None:  # the first sample fills the memory
+                c = torch.nn.functional.pad(signal[:, 0].unsqueeze(-1), (0, self.order - 1))
+                signal, since = signal[:, 1:], 0.0
+            samples = signal.movedim(1, -1).flatten(0, -2).to(c.dtype)
+            return State(stream.remember(c.flatten(0, -2), samples, since).view_as(c), now)
+        transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
+        for f, transition in zip(signal.unbind(1), transitions, strict=True):
+            c = transition(c, f)
+        return State(c, now)
+
+    def _begin(
+        self, signal: Tensor, timestamps: Tensor | None, state: State | None
+    ) -> tuple[Tensor | float | None, Tensor]:
+        """Check what was given, and return the time of the latest sample and the coefficients before the first."""
         if signal.dim() not in (2, 3) or signal.shape[1] == 0:
             raise ValueError(f"signal must be (B, L) or (B, L, C) with L ≥ 1, not {tuple(signal.shape)}")
         if not signal.is_floating_point() or not torch.isfinite(signal).all():
@@ -112,30 +154,18 @@ class HiPPO(nn.Module):
         shape = (signal.shape[0], *signal.shape[2:], self.order)
         if state is not None and state.coefficients.shape != shape:
             raise ValueError(f"state holds coefficients {tuple(state.coefficients.shape)}; this signal needs {shape}")
-        if form not in ("recurrence", "scan", "convolution"):
-            raise ValueError(f"unknown form {form!r}; choose recurrence, scan or convolution")
-        if form != "recurrence" and (self.measure.scale_invariant or timestamps is not None):
-            raise ValueError(f"as a {form} there are memories of translated measures without timestamps only")
-        c = signal.new_zeros(shape) if state is None else state.coefficients
+        return since, signal.new_zeros(shape) if state is None else state.coefficients
+
+    def _end(self, signal: Tensor, timestamps: Tensor | None, since: Tensor | float | None) -> Tensor | float:
+        """Return the time of the last sample."""
         if timestamps is not None:
-            now: Tensor | float = timestamps[:, -1]
-        else:
-            now = (self._origin - 1 if since is None else since) + signal.shape[1]
-        if form != "recurrence":
-            A, B = (v.to(c) for v in _regular_step(self.measure, self.order, self.discretization, 1.0))
-            outputs = (lti.scan if form == "scan" else lti.convolution)(A, B, signal.movedim(1, -1), c).movedim(-2, 1)
-            return outputs, State(outputs[:, -1], now)
-        outputs = []
-        transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
-        for f, transition in zip(signal.unbind(1), transitions, strict=True):
-            c = transition(c, f)
-            outputs.append(c)
-        return torch.stack(outputs, dim=1), State(c, now)
+            return timestamps[:, -1]
+        return (self._origin - 1 if since is None else since) + signal.shape[1]
 
     def step(self, f: Tensor, state: State | None = None, timestamps: Tensor | None = None) -> State:
         """Remember one sample f of shape (B,) or (B, C), with timestamps (B,) where there are any."""
         timestamps = None if timestamps is None else timestamps.unsqueeze(1)
-        return self(f.unsqueeze(1), timestamps, state)[1]
+        return self.remember(f.unsqueeze(1), timestamps, state)
 
     def reconstruct(self, coefficients: Tensor, times: Tensor, now: float = 1.0) -> Tensor:
         """Read the remembered signal back.
@@ -196,7 +226,7 @@ class HiPPO(nn.Module):
         """
         device = torch.device("cpu") if timestamps is None else like.device
         gaps, times, still = self._schedule(length, timestamps, None, device)
-        if self.measure.scale_invariant and self.discretization != "zoh" and sweep.serves(like):
+        if self.measure.scale_invariant and self.discretization != "zoh" and jit.serves(like):
             first = Operator.of(Transition(None, torch.eye(1, self.order, dtype=like.dtype)[0]))
             relative = _relative(gaps, times)
             relative = relative if relative.dim() == 2 else relative.unsqueeze(-1)

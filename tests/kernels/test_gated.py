@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hippo import measures
-from hippo.kernels import sweep
+from hippo.kernels import jit
 from hippo.models import HiPPORNN
 
 MEMORIES = [
@@ -37,7 +37,7 @@ def both(model: HiPPORNN, x: torch.Tensor, timestamps: torch.Tensor | None) -> l
 @pytest.fixture(params=["compiled", "products"])
 def kernel(request, monkeypatch):
     if request.param == "products":
-        monkeypatch.setattr(sweep, "serves", lambda tensor: False)
+        monkeypatch.setattr(jit, "serves", lambda tensor: False)
     else:
         pytest.importorskip("numba")
     return request.param
@@ -96,7 +96,7 @@ def test_compiled_samples_may_have_times_of_their_own_and_stand_still(memory):
 
 
 def test_products_serve_no_samples_with_times_of_their_own(monkeypatch):
-    monkeypatch.setattr(sweep, "serves", lambda tensor: False)
+    monkeypatch.setattr(jit, "serves", lambda tensor: False)
     model, x = build({}), torch.randn(5, 12, 3, dtype=torch.float64)
     own = torch.rand(5, 12, dtype=torch.float64).cumsum(1)
     assert model.memory.operators(12, own, like=x) is None

@@ -5,13 +5,14 @@ vector instructions. Each sample may have a step of its own. A step takes a few 
 products around it, and keeps nothing for the gradient, being linear.
 """
 
-import ctypes
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from hippo.kernels import jit
 
 
 class Sweep(NamedTuple):
@@ -43,44 +44,12 @@ class Sweep(NamedTuple):
         arrays = (given, target, self.step, entering[-1], entering[-2], *_numbers(self.order, given.dtype))
         if not all(array.is_contiguous() and array.dtype == given.dtype for array in arrays):
             raise ValueError("a compiled step needs contiguous coefficients, steps and input, all of one dtype")
-        # Addresses, for unpacking arrays takes longer than the step itself.
         _compile(function, given.dtype)(*(array.data_ptr() for array in arrays), self.alpha, *given.shape)
-
-
-def compiled() -> bool:
-    """Return whether the compiled kernels are in use. Where they are not, matrix products serve, with equal results."""
-    return _numba() is not None
-
-
-def serves(tensor: Tensor) -> bool:
-    """Return whether a compiled step can be had for tensors like this one."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and compiled()
-
-
-@functools.cache
-def _numba() -> Any:
-    try:
-        import numba
-    except Exception:  # missing, or at odds with the NumPy or the machine it meets
-        return None
-    return numba
 
 
 @functools.cache
 def _compile(function: Callable, dtype: torch.dtype) -> Callable:
-    """Return one of the loops below, to be called with seven addresses, alpha, and the shape (N, B)."""
-    types, single = _numba().types, dtype == torch.float32
-    real = types.float32 if single else types.float64
-    signature = types.void(*[types.CPointer(real)] * 7, real, types.intp, types.intp)
-    options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
-    try:
-        loop = _numba().cfunc(signature, cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep what is compiled in
-        loop = _numba().cfunc(signature, **options)(function)
-    c_types: list[Any] = [*[ctypes.c_void_p] * 7, ctypes.c_float if single else ctypes.c_double]
-    call: Any = ctypes.CFUNCTYPE(None, *c_types, ctypes.c_ssize_t, ctypes.c_ssize_t)(loop.address)
-    call.loop = loop  # its code lives as long as it does
-    return call
+    return jit.native(function, dtype, "pppppppxnn")
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,0 +1,59 @@
+"""Loops compiled for the CPU by numba, where it is installed; without it everything works as well, and more slowly."""
+
+import ctypes
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def compiled() -> bool:
+    """Return whether the compiled kernels are in use; where not, tensor operations serve, with equal results."""
+    return numba() is not None
+
+
+def serves(tensor: Tensor) -> bool:
+    """Return whether compiled loops can be had for tensors like this one."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and compiled()
+
+
+@functools.cache
+def numba() -> Any:
+    """Return numba, loaded where it is first needed; None if it cannot be had."""
+    try:
+        import numba
+    except Exception:  # missing, or at odds with the NumPy or the machine it meets
+        return None
+    return numba
+
+
+def native(function: Callable, dtype: torch.dtype, kinds: str, cache: bool = True) -> Any:
+    """Compile a function that returns nothing, to be called with addresses. Calls release the GIL.
+
+    (Unpacking tensors, as numba would do it, takes longer than many of the loops.)
+
+    Args:
+        function: To be compiled.
+        dtype: float32 or float64.
+        kinds: Of its arguments, a letter each: p, array of `dtype`; x, number of it; d, float64; n, integer.
+        cache: Whether to keep what is compiled for the next process.
+    """
+    types, single = numba().types, dtype == torch.float32
+    real, c_real = (types.float32, ctypes.c_float) if single else (types.float64, ctypes.c_double)
+    known: dict[str, tuple[Any, Any]] = {
+        "p": (types.CPointer(real), ctypes.c_void_p),
+        "x": (real, c_real),
+        "d": (types.float64, ctypes.c_double),
+        "n": (types.intp, ctypes.c_ssize_t),
+    }
+    signature = types.void(*(known[kind][0] for kind in kinds))
+    options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
+    try:
+        loop = numba().cfunc(signature, cache=cache, **options)(function)
+    except RuntimeError:  # no folder to keep what is compiled in
+        loop = numba().cfunc(signature, **options)(function)
+    call: Any = ctypes.CFUNCTYPE(None, *(known[kind][1] for kind in kinds))(loop.address)
+    call.loop = loop  # its code lives as long as it does
+    return call

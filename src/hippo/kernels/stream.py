@@ -1,0 +1,204 @@
+"""LegS over signals of any length in constant memory: millions of steps a second, and its adjoint as fast.
+
+With R_tn = 1/(2t + n + 1), s_n = √(2n+1) and k_n = 2(n+1), the bilinear step at time t is a sweep over the orders,
+
+    q_n = R_tn (k_n x_n + s_n W_n),   y_n = x_n − q_n,   W_{n+1} = W_n + s_n (x_n + y_n),   W_0 = −2 f,
+
+and its adjoint, which takes gradients of y to those of x and f, one in the other direction:
+
+    q_n = R_tn (ȳ_n + s_n V_{n+1}),   x̄_n = ȳ_n + 2 s_n V_{n+1} − k_n q_n,   V_n = V_{n+1} − s_n q_n,   f̄ = −2 V_0.
+
+Order waits for order; but step t + 1 may take an order as soon as step t has left it. So the lanes of a wavefront work
+on as many steps: in tick k, lane l is with step t + l at order k − l, and needs what its neighbour has computed in the
+tick before. R is one table of reciprocals then, read as it lies. Where a lane has no order yet, or no more, the tables
+of s and k hold zeros, and nothing happens. `hippo.kernels.legs.legs_step` is the reference.
+"""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hippo.kernels import jit
+
+_CHUNK = 4096  # steps that share a table of reciprocals
+
+
+def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
+    """Advance LegS coefficients by samples one unit of time apart, with the bilinear transform.
+
+    Gradients reach c and f. Rows are shared out among torch's threads.
+
+    Args:
+        c: Coefficients (B, N) at `time`, of which `jit.serves` is true.
+        f: Samples (B, L) at time + 1, …, time + L.
+        time: At least 0.
+
+    Returns:
+        The coefficients (B, N) at time + L.
+    """
+    return _Remember.apply(c, f, time)  # type: ignore[return-value]
+
+
+class _Remember(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, f: Tensor, time: float) -> Tensor:
+        ctx.shape, ctx.time = f.shape, time
+        return _parallel(c.detach(), f.detach().contiguous(), time, adjoint=False)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (grad,) = grad_outputs
+        # The adjoint meets the last sample first, and the highest order.
+        grad_f = grad.new_empty(ctx.shape)
+        grad_c = _parallel(grad.flip(-1), grad_f, ctx.time + ctx.shape[1], adjoint=True)
+        return grad_c.flip(-1), grad_f.flip(-1), None
+
+
+def _parallel(c: Tensor, f: Tensor, time: float, adjoint: bool) -> Tensor:
+    threads = min(torch.get_num_threads(), len(c))
+    if f.numel() < _CHUNK:
+        return _advance(c, f, time, adjoint)
+    # In threads that flush denormal numbers: gradients of what is long past fade into them, and they are slow.
+    with ThreadPoolExecutor(threads, initializer=torch.set_flush_denormal, initargs=(True,)) as pool:
+        shares = [v.tensor_split(threads) for v in (c, f)]
+        return torch.cat(list(pool.map(lambda c, f: _advance(c, f, time, adjoint), *shares)))
+
+
+def _advance(c: Tensor, f: Tensor, time: float, adjoint: bool) -> Tensor:
+    """Take c (B, N) over f (B, L); as an adjoint, from `time` back, writing f. Wavefronts first, step by step the rest,
+    which is at the end of f in both directions."""
+    wave = _wave(c.dtype, adjoint, wide=True)
+    whole = f.shape[1] // wave.lanes * wave.lanes
+    c = wave(c, f[:, :whole], time)
+    return _wave(c.dtype, adjoint, wide=False)(c, f[:, whole:], time - whole if adjoint else time + whole)
+
+
+class _Wave(NamedTuple):
+    """A compiled wavefront.
+
+    Attributes:
+        loop: See `_compile`.
+        lanes: Steps it takes at a time.
+        adjoint: Whether it goes back in time.
+    """
+
+    loop: Any
+    lanes: int
+    adjoint: bool
+
+    def __call__(self, c: Tensor, f: Tensor, time: float) -> Tensor:
+        """Take c (B, N) over f (B, L), L a multiple of the lanes."""
+        lanes, (count, order), steps = self.lanes, c.shape, f.shape[1]
+        if steps == 0:
+            return c
+        c = torch.nn.functional.pad(c, (lanes, lanes))
+        n = torch.arange(order, dtype=torch.float64)
+        s, k = (v if self.adjoint else v.flip(0) for v in (torch.sqrt(2 * n + 1), 2 * n + 2))
+        s, k = (torch.nn.functional.pad(v.to(c.dtype), (lanes, lanes)) for v in (s, k))
+        R = c.new_empty(2 * min(steps, _CHUNK) + order + lanes)
+        begin = lanes + order - 1  # where the tables have the order at which a lane begins
+        addresses = (v.data_ptr() for v in (c, f, R, s[begin:], k[begin:]))
+        self.loop(*addresses, time, _CHUNK // lanes * lanes, order, steps, count, c.stride(0), f.stride(0))
+        return c[:, lanes:-lanes]
+
+
+@functools.cache
+def _wave(dtype: torch.dtype, adjoint: bool, wide: bool) -> _Wave:
+    vector, count = _registers(dtype) if wide else (1, 1)
+    return _Wave(_compile(dtype, adjoint, vector, count), vector * count, adjoint)
+
+
+def _registers(dtype: torch.dtype) -> tuple[int, int]:
+    """Return numbers in a vector, and vectors in a wavefront: as many as hide each other's latency in the registers."""
+    from llvmlite import binding
+
+    has = binding.get_host_cpu_features()
+    width, count = (32, 8) if has.get("avx512vl") else (32, 4) if has.get("avx2") else (16, 8)
+    return width // dtype.itemsize, count
+
+
+def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
+    """Compile a wavefront of `count` vectors: a function of the addresses of coefficients, samples, room for R, and the
+    tables of s and k; of the time, how many steps share R, N, steps, rows, and the distance of rows in c and in f."""
+    from llvmlite import ir
+    from numba import extending
+    from numba.core import cgutils
+
+    intrinsic: Any = extending.intrinsic
+    types, lanes = jit.numba().types, vector * count
+    pointer = types.CPointer(types.float64 if dtype == torch.float64 else types.float32)
+    lane = ir.DoubleType() if dtype == torch.float64 else ir.FloatType()
+    kind, index = ir.VectorType(lane, vector), ir.IntType(64)
+    shifted = ir.Constant(ir.VectorType(ir.IntType(32), vector), list(range(vector - 1, 2 * vector - 1)))
+    last = ir.IntType(32)(vector - 1)
+
+    @intrinsic
+    def after(context, p, n):
+        return pointer(p, n), lambda context, build, signature, args: build.gep(args[0], [args[1]])
+
+    @intrinsic
+    def wave(context, c, f, R, s, k, ticks):
+        def code(context, build, signature, args):
+            c, f, R, s, k, ticks = args
+
+            def at(p, offset, kind=kind):
+                return build.bitcast(build.gep(p, [offset]), kind.as_pointer())
+
+            def load(p, offset, kind=kind):
+                return build.load(at(p, offset, kind), align=dtype.itemsize)
+
+            fused = {"flags": ["contract"]}  # multiply and add in one instruction, where there is one
+            times, plus, minus = (functools.partial(op, **fused) for op in (build.fmul, build.fadd, build.fsub))
+            offsets = [index(i * vector) for i in range(count)]
+            ys, ws = ([build.alloca(kind) for _ in offsets] for _ in range(2))
+            zero, minus_two = (ir.Constant(kind, [v] * vector) for v in (0.0, -2.0))
+            for y, w, offset in zip(ys, ws, offsets, strict=True):
+                build.store(zero, y)
+                build.store(zero if adjoint else times(minus_two, load(f, offset)), w)
+            with cgutils.for_range(build, ticks) as tick:
+                entering = load(c, build.add(tick.index, index(lanes)), lane)
+                neighbour = build.insert_element(zero, entering, last)
+                for y, w, offset in zip(ys, ws, offsets, strict=True):
+                    own, W = build.load(y), build.load(w)
+                    x = build.shuffle_vector(neighbour, own, shifted)
+                    S, K = (load(table, build.sub(offset, tick.index)) for table in (s, k))
+                    r = load(R, build.add(tick.index, offset))
+                    if adjoint:
+                        e = plus(times(S, W), x)
+                        q = times(r, e)
+                        build.store(minus(minus(plus(e, e), x), times(K, q)), y)
+                        build.store(minus(W, times(S, q)), w)
+                    else:
+                        q = times(r, plus(times(K, x), times(S, W)))
+                        following = minus(x, q)
+                        build.store(following, y)
+                        build.store(plus(W, times(S, plus(x, following))), w)
+                    neighbour = own
+                leaving = build.extract_element(build.load(ys[-1]), last)
+                build.store(leaving, at(c, build.add(tick.index, index(1)), lane), align=dtype.itemsize)
+            if adjoint:
+                for w, offset in zip(ws, offsets, strict=True):
+                    build.store(times(minus_two, build.load(w)), at(f, offset), align=dtype.itemsize)
+            return context.get_dummy_value()
+
+        return types.void(c, f, R, s, k, ticks), code
+
+    def loop(c, f, R, s, k, time, chunk, order, steps, rows, c_stride, f_stride):
+        for start in range(0, steps, chunk):
+            stop = min(start + chunk, steps)
+            for i in range(2 * (stop - start) + order + lanes):
+                if adjoint:
+                    R[i] = 1 / max(2 * (time - start) + order - i, 1.0)  # beyond the first sample it meets zeros only
+                else:
+                    R[i] = 1 / (2 * (time + start) + 3 + i)
+            for row in range(rows):
+                coefficients = after(c, row * c_stride)
+                for t in range(start, stop, lanes):
+                    samples, reciprocals = after(f, row * f_stride + t), after(R, 2 * (t - start))
+                    wave(coefficients, samples, reciprocals, s, k, order + lanes - 1)
+
+    return jit.native(loop, dtype, "pppppdnnnnnn", cache=False)
