@@ -51,3 +51,14 @@ def test_benchmark_measures_every_part(tmp_path):
     assert result["parts"]["products"]["ratio_to_products"] == 1
     assert result["parts"]["legs"]["parameters"] == 104
     assert all(part["seconds"]["backward"] > 0 for part in result["parts"].values())
+
+
+def test_streaming_measures_rates_errors_and_growth(tmp_path):
+    said = script("streaming", "--rounds", 1, "--orders", 8, 16, "--lengths", 1000, 4000, "--out", tmp_path)
+    result = json.loads((tmp_path / "benchmarks" / "streaming.json").read_text())
+    assert [row["order"] for row in result["rows"]] == [8] * 4 + [16] * 4
+    for row in result["rows"]:
+        assert row["error"] < {"float32": 1e-5, "float64": 1e-13}[row["dtype"]]
+        assert row["dense"] > 0
+    assert (tmp_path / "figures" / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert said.count("time grows as") == 2

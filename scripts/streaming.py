@@ -1,0 +1,180 @@
+"""Time how fast memories take in a signal, sample by sample, and how exactly.
+
+    python scripts/streaming.py                     # a table, from one run
+    python scripts/streaming.py --out results       # and results/benchmarks/streaming.json, results/figures/scaling.png
+
+In millions of samples a second, the best of several rounds: LegS as `HiPPO.remember` has it; the plain loop, the same
+compiled without a wavefront; and a dense step, the product with one matrix that is given. The error is the largest of
+any coefficient after 1,000 steps, against dense steps in float64, over the largest coefficient.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from hippo import HiPPO, kernels
+from hippo.discretize import gbt
+from hippo.kernels import stream
+from hippo.measures import LegS
+from hippo.training import records
+
+ORDERS, LENGTHS, BATCHES, DTYPES = (64, 256, 512), (10**5, 10**6, 10**7), (1, 64), (torch.float32, torch.float64)
+Step = Callable[[Tensor], Any]
+
+
+def wavefront(order: int) -> Step:
+    return HiPPO("legs", order).remember
+
+
+def plain(order: int) -> Step:
+    def run(f: Tensor) -> None:
+        stream._wave(f.dtype, adjoint=False, wide=False)(f.new_zeros(len(f), order), f, 0.0)
+
+    return run
+
+
+def dense(order: int) -> Step:
+    A, B = (v.float() for v in gbt(*LegS().dynamics(order), 1 / 1000, 0.5))
+
+    def run(f: Tensor) -> None:
+        A_here, B_here, c = A.to(f), B.to(f), f.new_zeros(len(f), order)
+        for sample in f.unbind(1):
+            c = torch.addmm(torch.outer(sample, B_here), c, A_here.mT)
+
+    return run
+
+
+def seconds(run: Step, batch: int, length: int, dtype: torch.dtype) -> float:
+    """Return how long a run over noise takes."""
+    f = torch.randn(batch, length, dtype=dtype)
+    begin = time.perf_counter()
+    run(f)
+    return time.perf_counter() - begin
+
+
+def rate(run: Step, batch: int, dtype: torch.dtype, least: float = 0.02) -> float:
+    """Return samples a second, over as long a signal as takes `least` seconds."""
+    length = 64
+    while (taken := seconds(run, batch, length, dtype)) < least:
+        length *= 4
+    return batch * length / taken
+
+
+def error(order: int, dtype: torch.dtype) -> float:
+    """Return the largest error of any coefficient after 1,000 steps, relative to the largest coefficient."""
+    f = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    A, B = LegS().dynamics(order)
+    c, unit = torch.nn.functional.pad(f[:1], (0, order - 1)), torch.eye(order, dtype=torch.float64)
+    for t in range(1, len(f)):
+        right = (unit + A / (2 * t)) @ c + B * f[t] / t
+        c = torch.linalg.solve_triangular(unit - A / (2 * t), right.unsqueeze(-1), upper=False)[:, 0]
+    found = HiPPO("legs", order).remember(f.to(dtype).unsqueeze(0)).coefficients[0]
+    return ((found - c).abs().max() / c.abs().max()).item()
+
+
+def scaling(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[str, Any]:
+    """Return seconds against N, for the shortest of the lengths, and against L, for N = 64, with exponents fitted."""
+
+    def curve(sizes: Sequence[int], cases: Iterable[tuple[int, int]]) -> dict[str, Any]:
+        taken = [
+            min(seconds(wavefront(order), 1, length, torch.float32) for _ in range(rounds)) for order, length in cases
+        ]
+        slope = np.polyfit(np.log(sizes), np.log(taken), 1)[0]
+        return {"sizes": list(sizes), "seconds": taken, "exponent": float(slope)}
+
+    return {
+        "N": curve(orders, ((order, lengths[0]) for order in orders)),
+        "L": curve(lengths, ((64, length) for length in lengths)),
+    }
+
+
+def draw(curves: dict[str, Any], path: Path) -> None:
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    for axes, (name, curve) in zip(figure.subplots(1, 2), curves.items(), strict=True):
+        fixed = f"{curves['L']['sizes'][0]:,} samples" if name == "N" else "N = 64"
+        axes.loglog(curve["sizes"], curve["seconds"], "o-", color="tab:red", label=f"exponent {curve['exponent']:.2f}")
+        axes.loglog(
+            curve["sizes"],
+            [curve["seconds"][-1] * size / curve["sizes"][-1] for size in curve["sizes"]],
+            color="0.7",
+            ls="--",
+            label="linear",
+        )
+        axes.set_xlabel({"N": "coefficients N", "L": "samples L"}[name])
+        axes.set_ylabel("seconds")
+        axes.set_title(fixed, loc="left", fontsize=10)
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def measure(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[str, Any]:
+    """Return the whole table: rates by order, batch, dtype and threads; errors; and the cost against N and L."""
+    cases = [(order, dtype, batch) for order in orders for dtype in DTYPES for batch in BATCHES]
+    threads = torch.get_num_threads()
+    rows = [
+        {"order": order, "dtype": str(dtype)[6:], "batch": batch, "error": error(order, dtype)}
+        for order, dtype, batch in cases
+    ]
+    kinds: dict[str, tuple[Callable[[int], Step], int]] = {"wavefront": (wavefront, 1), "dense": (dense, 1)}
+    if kernels.compiled():
+        kinds["plain"] = plain, 1
+    if threads > 1:
+        kinds["two_threads"] = wavefront, 2
+    for _ in tqdm(range(rounds), desc="rates", unit="round"):  # all kinds in turn, for the machine's speed changes
+        for row, (order, dtype, batch) in zip(rows, cases, strict=True):
+            for kind, (make, count) in kinds.items():
+                torch.set_num_threads(count)
+                row[kind] = max(row.get(kind, 0.0), rate(make(order), batch, dtype))
+    torch.set_num_threads(1)
+    curves = scaling(rounds, [4 * order for order in orders], lengths)
+    result = {"rounds": rounds, "compiled": kernels.compiled(), "rows": rows, "scaling": curves}
+    torch.set_num_threads(threads)
+    return result | {"peak_memory": records.peak_memory()} | records.provenance()
+
+
+def show(result: dict[str, Any]) -> None:
+    print("millions of samples a second (of each series)")
+    print(
+        f"{'N':>5} {'dtype':8} {'batch':>5} {'remember':>10} {'2 threads':>10} {'plain':>8} {'dense':>8} {'error':>9}"
+    )
+    for row in result["rows"]:
+        rates = [row.get(kind, math.nan) / 1e6 for kind in ("wavefront", "two_threads", "plain", "dense")]
+        print(
+            f"{row['order']:5} {row['dtype']:8} {row['batch']:5} {rates[0]:9.2f} {rates[1]:9.2f} {rates[2]:8.2f} "
+            f"{rates[3]:8.3f} {row['error']:9.0e}"
+        )
+    for name, curve in result["scaling"].items():
+        print(f"time grows as {name}^{curve['exponent']:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each rate; the best counts (5)")
+    parser.add_argument("--orders", type=int, nargs="+", default=ORDERS, metavar="N", help="coefficients (64 256 512)")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=LENGTHS, metavar="L", help="samples, for the growth with them"
+    )
+    parser.add_argument("--out", type=Path, help="folder for benchmarks/streaming.json and figures/scaling.png")
+    args = parser.parse_args()
+    result = measure(args.rounds, args.orders, args.lengths)
+    show(result)
+    if args.out:
+        path = args.out / "benchmarks" / "streaming.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        records.write(path, result)
+        draw(result["scaling"], args.out / "figures" / "scaling.png")
+
+
+if __name__ == "__main__":
+    main()
