@@ -82,7 +82,7 @@ def error(order: int, dtype: torch.dtype) -> float:
 
 
 def scaling(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[str, Any]:
-    """Return seconds against N, for the shortest of the lengths, and against L, for N = 64, with exponents fitted."""
+    """Return seconds against N, for the shortest of the lengths, and against L, for N = 256, with exponents fitted."""
 
     def curve(sizes: Sequence[int], cases: Iterable[tuple[int, int]]) -> dict[str, Any]:
         taken = [
@@ -93,14 +93,14 @@ def scaling(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[
 
     return {
         "N": curve(orders, ((order, lengths[0]) for order in orders)),
-        "L": curve(lengths, ((64, length) for length in lengths)),
+        "L": curve(lengths, ((256, length) for length in lengths)),
     }
 
 
 def draw(curves: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     for axes, (name, curve) in zip(figure.subplots(1, 2), curves.items(), strict=True):
-        fixed = f"{curves['L']['sizes'][0]:,} samples" if name == "N" else "N = 64"
+        fixed = f"{curves['L']['sizes'][0]:,} samples" if name == "N" else "N = 256"
         axes.loglog(curve["sizes"], curve["seconds"], "o-", color="tab:red", label=f"exponent {curve['exponent']:.2f}")
         axes.loglog(
             curve["sizes"],
@@ -137,7 +137,7 @@ def measure(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[
                 torch.set_num_threads(count)
                 row[kind] = max(row.get(kind, 0.0), rate(make(order), batch, dtype))
     torch.set_num_threads(1)
-    curves = scaling(rounds, [4 * order for order in orders], lengths)
+    curves = scaling(rounds, [8 * order for order in orders], lengths)
     result = {"rounds": rounds, "compiled": kernels.compiled(), "rows": rows, "scaling": curves}
     torch.set_num_threads(threads)
     return result | {"peak_memory": records.peak_memory()} | records.provenance()
