@@ -37,7 +37,7 @@ def wavefront(order: int) -> Step:
 
 def plain(order: int) -> Step:
     def run(f: Tensor) -> None:
-        stream._wave(f.dtype, adjoint=False, wide=False)(f.new_zeros(len(f), order), f, 0.0)
+        stream._wave(f.dtype, adjoint=False, vector=1, count=1)(f.new_zeros(len(f), order), f, 0.0)
 
     return run
 

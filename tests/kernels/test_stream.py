@@ -42,12 +42,19 @@ def test_it_is_the_sweep_step_by_step_and_so_are_its_gradients(order, length, ti
 
 @pytest.mark.parametrize(("vector", "count"), [(2, 1), (4, 3), (8, 2)])
 def test_every_width_of_a_wavefront_is_the_same(monkeypatch, vector, count):
-    c, f = signal(2, 19), signal(2, 100, seed=1)
+    c, f = signal(2, 19), signal(2, 103, seed=1)
     expected = stream.remember(c, f, 3.0)
-    stream._wave.cache_clear()
     monkeypatch.setattr(stream, "_registers", lambda dtype: (vector, count))
     torch.testing.assert_close(stream.remember(c, f, 3.0), expected, rtol=1e-13, atol=1e-13)
-    stream._wave.cache_clear()
+
+
+def test_gradients_that_fade_become_zero_and_the_thread_still_has_denormal_numbers():
+    c, f = signal(1, 256, dtype=torch.float32).requires_grad_(), signal(1, 500, seed=1, dtype=torch.float32)
+    (grad,) = torch.autograd.grad(stream.remember(c, f, 20.0).sum(), c)
+    faded = grad.abs() < torch.finfo(torch.float32).smallest_normal
+    assert faded.any()
+    assert (grad[faded] == 0).all()
+    assert (torch.tensor([1e-39]) * 1.0).item() > 0
 
 
 def test_its_gradients_are_those_of_finite_differences():

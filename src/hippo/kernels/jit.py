@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -57,3 +58,58 @@ def native(function: Callable, dtype: torch.dtype, kinds: str, cache: bool = Tru
     call: Any = ctypes.CFUNCTYPE(None, *(known[kind][1] for kind in kinds))(loop.address)
     call.loop = loop  # its code lives as long as it does
     return call
+
+
+@functools.cache
+def denormals() -> tuple[Any, Any]:
+    """Return two functions for compiled loops: one that lets the thread take denormal numbers for 0 and returns its
+    mode before, and one that takes it back to a mode. Where the processor is not known they do nothing."""
+    from llvmlite import ir
+    from numba import extending
+
+    types, x86, arm = numba().types, *(platform.machine().lower() in names for names in (_X86, _ARM))
+    word = ir.IntType(32 if x86 else 64)
+    kind = types.int32 if x86 else types.int64
+
+    def call(build: Any, name: str, result: Any, *arguments: Any) -> Any:
+        function = ir.FunctionType(result, [argument.type for argument in arguments])
+        return build.call(build.module.globals.get(name) or ir.Function(build.module, function, name), arguments)
+
+    def read(build: Any) -> Any:
+        if arm:
+            return call(build, "llvm.aarch64.get.fpcr", word)
+        room = build.alloca(word)
+        build.store(word(0), room)
+        if x86:
+            call(build, "llvm.x86.sse.stmxcsr", ir.VoidType(), build.bitcast(room, ir.IntType(8).as_pointer()))
+        return build.load(room)
+
+    def write(build: Any, mode: Any) -> None:
+        if arm:
+            call(build, "llvm.aarch64.set.fpcr", ir.VoidType(), mode)
+        elif x86:
+            room = build.alloca(word)
+            build.store(mode, room)
+            call(build, "llvm.x86.sse.ldmxcsr", ir.VoidType(), build.bitcast(room, ir.IntType(8).as_pointer()))
+
+    @extending.intrinsic
+    def flush(context):
+        def code(context, build, signature, args):
+            mode = read(build)
+            write(build, build.or_(mode, word(0x8040 if x86 else 1 << 24)))
+            return mode
+
+        return kind(), code
+
+    @extending.intrinsic
+    def restore(context, mode):
+        def code(context, build, signature, args):
+            write(build, args[0])
+            return context.get_dummy_value()
+
+        return types.void(kind), code
+
+    return flush, restore
+
+
+_X86, _ARM = ("x86_64", "amd64"), ("aarch64", "arm64")

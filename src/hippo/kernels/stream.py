@@ -60,21 +60,22 @@ class _Remember(torch.autograd.Function):
 
 def _parallel(c: Tensor, f: Tensor, time: float, adjoint: bool) -> Tensor:
     threads = min(torch.get_num_threads(), len(c))
-    if f.numel() < _CHUNK:
+    if threads == 1 or f.numel() < _CHUNK:
         return _advance(c, f, time, adjoint)
-    # In threads that flush denormal numbers: gradients of what is long past fade into them, and they are slow.
-    with ThreadPoolExecutor(threads, initializer=torch.set_flush_denormal, initargs=(True,)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         shares = [v.tensor_split(threads) for v in (c, f)]
         return torch.cat(list(pool.map(lambda c, f: _advance(c, f, time, adjoint), *shares)))
 
 
 def _advance(c: Tensor, f: Tensor, time: float, adjoint: bool) -> Tensor:
-    """Take c (B, N) over f (B, L); as an adjoint, from `time` back, writing f. Wavefronts first, step by step the rest,
-    which is at the end of f in both directions."""
-    wave = _wave(c.dtype, adjoint, wide=True)
-    whole = f.shape[1] // wave.lanes * wave.lanes
-    c = wave(c, f[:, :whole], time)
-    return _wave(c.dtype, adjoint, wide=False)(c, f[:, whole:], time - whole if adjoint else time + whole)
+    """Take c (B, N) over f (B, L); as an adjoint, from `time` back, writing f. What is left of f at the end of a
+    wavefront is for a narrower one."""
+    vector, count = _registers(c.dtype)
+    for lanes in (vector * count, vector, 1):
+        if steps := f.shape[1] // lanes * lanes:
+            c = _wave(c.dtype, adjoint, min(lanes, vector), max(lanes // vector, 1))(c, f[:, :steps], time)
+            f, time = f[:, steps:], time - steps if adjoint else time + steps
+    return c
 
 
 class _Wave(NamedTuple):
@@ -93,8 +94,6 @@ class _Wave(NamedTuple):
     def __call__(self, c: Tensor, f: Tensor, time: float) -> Tensor:
         """Take c (B, N) over f (B, L), L a multiple of the lanes."""
         lanes, (count, order), steps = self.lanes, c.shape, f.shape[1]
-        if steps == 0:
-            return c
         c = torch.nn.functional.pad(c, (lanes, lanes))
         n = torch.arange(order, dtype=torch.float64)
         s, k = (v if self.adjoint else v.flip(0) for v in (torch.sqrt(2 * n + 1), 2 * n + 2))
@@ -107,8 +106,7 @@ class _Wave(NamedTuple):
 
 
 @functools.cache
-def _wave(dtype: torch.dtype, adjoint: bool, wide: bool) -> _Wave:
-    vector, count = _registers(dtype) if wide else (1, 1)
+def _wave(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> _Wave:
     return _Wave(_compile(dtype, adjoint, vector, count), vector * count, adjoint)
 
 
@@ -129,6 +127,7 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
     from numba.core import cgutils
 
     intrinsic: Any = extending.intrinsic
+    flush, restore = jit.denormals()  # gradients of what is long past fade into denormal numbers, which are slow
     types, lanes = jit.numba().types, vector * count
     pointer = types.CPointer(types.float64 if dtype == torch.float64 else types.float32)
     lane = ir.DoubleType() if dtype == torch.float64 else ir.FloatType()
@@ -188,6 +187,7 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
         return types.void(c, f, R, s, k, ticks), code
 
     def loop(c, f, R, s, k, time, chunk, order, steps, rows, c_stride, f_stride):
+        mode = flush()
         for start in range(0, steps, chunk):
             stop = min(start + chunk, steps)
             for i in range(2 * (stop - start) + order + lanes):
@@ -200,5 +200,6 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
                 for t in range(start, stop, lanes):
                     samples, reciprocals = after(f, row * f_stride + t), after(R, 2 * (t - start))
                     wave(coefficients, samples, reciprocals, s, k, order + lanes - 1)
+        restore(mode)
 
     return jit.native(loop, dtype, "pppppdnnnnnn", cache=False)
