@@ -48,12 +48,11 @@ def test_every_width_of_a_wavefront_is_the_same(monkeypatch, vector, count):
     torch.testing.assert_close(stream.remember(c, f, 3.0), expected, rtol=1e-13, atol=1e-13)
 
 
-def test_gradients_that_fade_become_zero_and_the_thread_still_has_denormal_numbers():
+def test_gradients_that_fade_do_so_without_denormal_numbers_which_the_thread_still_has():
     c, f = signal(1, 256, dtype=torch.float32).requires_grad_(), signal(1, 500, seed=1, dtype=torch.float32)
     (grad,) = torch.autograd.grad(stream.remember(c, f, 20.0).sum(), c)
-    faded = grad.abs() < torch.finfo(torch.float32).smallest_normal
-    assert faded.any()
-    assert (grad[faded] == 0).all()
+    assert (grad.abs() < 1e-30).any()
+    assert ((grad == 0) | (grad.abs() >= torch.finfo(torch.float32).smallest_normal)).all()
     assert (torch.tensor([1e-39]) * 1.0).item() > 0
 
 
