@@ -5,15 +5,16 @@ import json
 import statistics
 import tempfile
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hippo.files import write_atomically
 from hippo.tables.collect import by_name, collect, download, read_all
 from hippo.tables.describe import WHAT, hardware, link, what
-from hippo.tables.render import write_table
+from hippo.tables.render import MEANING, entries, markdown, write_table
 from hippo.tables.report import write_report
-from hippo.tables.table import cells, read_table
+from hippo.tables.table import Cell, Table, cells, read_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -108,33 +109,56 @@ def render(found: list[dict[str, Any]], timing: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_summary(found: list[dict[str, Any]], timing: dict[str, Any], benchmark: dict[str, Any]) -> str:
+def render_summary(
+    tables: Mapping[str, tuple[Table, list[Cell]]],
+    found: list[dict[str, Any]],
+    streaming: dict[str, Any],
+    step: dict[str, Any],
+) -> str:
     """Return the README's section on results; every figure of ours in it comes from a record."""
-    here = [line.replace("](", "](results/") for line in every_model(found, timing)]
-    rows = [
+    lines = []
+    for name, (spec, filled) in tables.items():
+        shown = entries(spec, filled, by_name(found), "best")
+        if not any(entry.ours for entry in shown.values()):
+            continue
+        lines += [f"**[{spec.title}](results/tables/{name}.md)**: test accuracy in per cent, the number of seeds, and "]
+        lines[-1] += f"what the paper reports ({spec.source}), with ours minus it. {MEANING}"
+        lines += ["", *markdown(spec, shown), ""]
+        lines += [f"![accuracy against shift](results/tables/{name}.png)", ""] if spec.figure else []
+    cells = [
         [
-            f"[{record['name']}](results/{link(record)})",
-            *what(record),
-            f"{100 * record['metrics']['best']['test']['accuracy']:.2f} %",
+            f"{row['order']}",
+            row["dtype"],
+            f"{row['batch']}",
+            f"{row['wavefront'] / 1e6:.1f}",
+            f"{row['plain'] / 1e6:.2f}",
+            f"{row['dense'] / 1e6:.2f}",
+            f"{row['error']:.0e}",
         ]
-        for record in found
-        if not record["name"].startswith(("digits_", "trajectories_"))  # those have tables of their own
+        for row in streaming["rows"]
     ]
-    lines = [*here, "", *table(["run", *WHAT, "test accuracy"], rows)]
-    size, parts = benchmark["size"], benchmark["parts"]
+    by_length = streaming["scaling"]["L"]
     lines += [
+        f'**Streaming.** `HiPPO("legs", N).remember(signal)` in millions of samples a second on one core of '
+        f"{hardware(streaming['machine'])}, beside the plain O(N) loop, compiled, and a product with one dense "
+        f"matrix a step; {by_length['sizes'][-1]:,} samples at N = 256 took {by_length['seconds'][-1]:.2f} s "
+        "(`python scripts/streaming.py`, [record](results/benchmarks/streaming.json), "
+        "[growth](results/figures/scaling.png)):",
         "",
-        "Mind the sizes and epochs: the paper reports 98.3 % for LegS on permuted MNIST (read in a primary artefact)",
-        "at hidden size 512 and 50 epochs, which is what `experiment=pmnist_legs` runs when it is left as it is.",
+        *table(["N", "dtype", "series", "remember", "plain loop", "dense", "largest error"], cells),
         "",
-        f"One training step at the paper's size (batch {size['batch']}, {size['length']} steps, hidden size "
-        f"{size['hidden']}) on {hardware(benchmark['machine'])}, in seconds",
-        "(`python scripts/benchmark.py legs gru`, [record](results/benchmarks/training_step.json)):",
+    ]
+    size = step["size"]
+    lines += [
+        f"**A training step** at the paper's size (batch {size['batch']}, {size['length']} steps, hidden size "
+        f"{size['hidden']}) on {hardware(step['machine'])}, in seconds "
+        f"(`python scripts/benchmark.py {' '.join(part for part in step['parts'] if part != 'products')}`, "
+        "[record](results/benchmarks/training_step.json)):",
         "",
         "| | forward | backward | forward + backward, over the matrix products alone | peak memory |",
         "|---|---|---|---|---|",
     ]
-    for part, measured in parts.items():
+    for part, measured in step["parts"].items():
         seconds = measured["seconds"]
         lines.append(
             f"| {part} | {seconds['forward']:.2f} | {seconds['backward']:.2f} "
@@ -155,6 +179,12 @@ def read_benchmark(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def every_table() -> dict[str, tuple[Table, list[Cell]]]:
+    """Return the project's tables by their names, with their cells."""
+    specs = {path.stem: read_table(path) for path in sorted((ROOT / "configs" / "table").glob("*.yaml"))}
+    return {name: (spec, list(cells(spec, ROOT / "configs"))) for name, spec in specs.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("outputs", nargs="*", type=Path, default=[ROOT / "outputs"], help="folders to search")
@@ -168,16 +198,15 @@ def main() -> None:
             download(project, Path(folder))
         for line in collect([*args.outputs, Path(folder)], RESULTS):
             print(line)
-    found, timing, benchmark = read_all(RESULTS), read_benchmark("models"), read_benchmark("training_step")
+    found, timing = read_all(RESULTS), read_benchmark("models")
     write_atomically(RESULTS / "README.md", render(found, timing))
-    tables = {}
-    for path in sorted((ROOT / "configs" / "table").glob("*.yaml")):
-        tables[path.stem] = read_table(path), list(cells(read_table(path), ROOT / "configs"))
-        write_table(path.stem, *tables[path.stem], by_name(found), RESULTS)
+    tables = every_table()
+    for name, (spec, filled) in tables.items():
+        write_table(name, spec, filled, by_name(found), RESULTS)
     write_report(tables, by_name(found), RESULTS)
     readme = ROOT / "README.md"
-    text = with_summary(readme.read_text(encoding="utf-8"), render_summary(found, timing, benchmark))
-    write_atomically(readme, text)
+    summary = render_summary(tables, found, read_benchmark("streaming"), read_benchmark("training_step"))
+    write_atomically(readme, with_summary(readme.read_text(encoding="utf-8"), summary))
 
 
 if __name__ == "__main__":
