@@ -1,11 +1,14 @@
 """Each script does its one thing."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import wavfile
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,9 +23,61 @@ def test_every_script_says_what_it_does(name):
     assert "--help" in script(name, "--help")
 
 
-def test_reconstruct_draws_a_picture(tmp_path):
-    script("reconstruct", "--order", 8, "--length", 200, "--out", tmp_path / "picture.png")
+@pytest.fixture(scope="module")
+def reconstruct():
+    """The script as a module: its start takes longer than its work."""
+    spec = importlib.util.spec_from_file_location("reconstruct", ROOT / "scripts" / "reconstruct.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments: object) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["reconstruct.py", *map(str, arguments)])
+            module.main()
+
+    return run
+
+
+@pytest.mark.parametrize("measure", ["legs", "legt", "lmu", "chebyshev", "fourier", "lagt"])
+@pytest.mark.parametrize("signal", ["noise", "chirp", "steps"])
+def test_reconstruct_draws_any_measure_and_signal(reconstruct, tmp_path, measure, signal):
+    small = ["--order", 8, "--length", 200, "--window", 60]
+    reconstruct(signal, "--measure", measure, *small, "--out", tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_reconstruct_reads_files_and_draws_an_animation(reconstruct, tmp_path):
+    wave = np.sin(np.arange(300) / 20)
+    wavfile.write(tmp_path / "sound.wav", 8000, (np.stack([wave, wave], axis=1) * 30_000).astype(np.int16))
+    (tmp_path / "table.csv").write_text("time, a value\n" + "".join(f"{i},{v}\n" for i, v in enumerate(wave)))
+    (tmp_path / "constant.csv").write_text("1\n" * 50)
+    for name, column in (("sound.wav", 0), ("table.csv", 1), ("constant.csv", 0)):
+        reconstruct(tmp_path / name, "--column", column, "--order", 8, "--out", tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    reconstruct(tmp_path / "sound.wav", "--order", 8, "--frames", 3, "--animation", tmp_path / "film.gif")
+    assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF89a")
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "complaint"),
+    [
+        (None, ["missing.csv"], "cannot be read"),
+        ("1\n2\nx\n4\n", ["bad.csv"], "sample 2 is no finite number"),
+        ("", ["bad.csv"], "cannot be read: it is empty"),
+        ("1,2\n3,4\n", ["bad.csv", "--column", 7], "cannot be read"),
+        ("not a sound", ["bad.wav"], "cannot be read"),
+        (None, ["music"], "there is no signal music; choose noise, chirp, steps"),
+        (None, ["noise", "--length", 1], "--length must be at least 2"),
+        (None, ["noise", "--order", 0], "order must be a whole number of at least 1"),
+    ],
+)
+def test_reconstruct_says_what_is_wrong(reconstruct, tmp_path, monkeypatch, content, arguments, complaint):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path(arguments[0]).write_text(content)
+    with pytest.raises(SystemExit, match=f"error: .*({complaint})"):
+        reconstruct(*arguments, "--out", "picture.png")
+    assert not Path("picture.png").exists()
 
 
 def test_the_gallery_is_drawn(tmp_path):
