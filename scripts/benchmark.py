@@ -1,7 +1,8 @@
 """Time one training step of each model, beside nn.GRU and beside the matrix products a HiPPO-RNN cannot do without.
 
-    python scripts/benchmark.py legs gru                         # at permuted MNIST's size
-    python scripts/benchmark.py --length 182 --hidden 256        # every model, at Character Trajectories'
+    python scripts/benchmark.py                                  # every model, and streaming (scripts/streaming.py)
+    python scripts/benchmark.py legs gru                         # these, at permuted MNIST's size
+    python scripts/benchmark.py --length 182 --hidden 256        # at Character Trajectories' size
 
 Each part runs in a process of its own, so that peak memory is its own, `--rounds` times in turn; medians are reported.
 """
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import streaming
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -100,7 +102,7 @@ def report(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="model", help=f"of {', '.join(MODELS)}; all where none is named")
+    parser.add_argument("models", nargs="*", metavar="model", help=f"of {', '.join(MODELS)}; all, where none is named")
     parser.add_argument("--batch", type=int, default=100, help="sequences (100)")
     parser.add_argument("--length", type=int, default=784, help="steps (784)")
     parser.add_argument("--hidden", type=int, default=512, help="hidden size (512)")
@@ -132,6 +134,10 @@ def main() -> None:
         row = "".join(f"{seconds[key]:10.3f}" for key in ("forward", "backward", "optimizer"))
         memory = f"{measured['peak_memory'] / 1e9:9.2f}{measured['parameters']:12,}"
         print(f"{part:14}{row}{measured['ratio_to_products']:12.2f}{memory}")
+    if not args.models:
+        print()
+        result["streaming"] = streaming.measure(args.rounds, streaming.ORDERS, streaming.LENGTHS)
+        streaming.show(result["streaming"])
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         records.write(args.out, result)

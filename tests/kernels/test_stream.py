@@ -148,6 +148,13 @@ def test_denormal_numbers_and_large_orders():
     torch.testing.assert_close(stream.remember(c, f, 5.0), step_by_step(c, f, 5), rtol=1e-11, atol=1e-13)
 
 
+def test_one_sample_and_one_coefficient():
+    f = signal(2, 1)
+    assert torch.equal(HiPPO("legs", 5).remember(f).coefficients, torch.nn.functional.pad(f, (0, 4)))
+    means = HiPPO("legs", 1).remember(signal(1, 500)).coefficients
+    torch.testing.assert_close(means, HiPPO("legs", 9).remember(signal(1, 500)).coefficients[:, :1])
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_refused(bad):
     f = signal(1, 100)
