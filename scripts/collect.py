@@ -131,7 +131,7 @@ def render_summary(
             row["dtype"],
             f"{row['batch']}",
             f"{row['wavefront'] / 1e6:.1f}",
-            f"{row['plain'] / 1e6:.2f}",
+            f"{row['plain'] / 1e6:.2f}" if "plain" in row else "–",
             f"{row['dense'] / 1e6:.2f}",
             f"{row['error']:.0e}",
         ]

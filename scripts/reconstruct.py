@@ -8,6 +8,7 @@ python scripts/reconstruct.py --animation memory.gif
 
 import argparse
 import math
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,12 +71,13 @@ def read(path: Path, column: int) -> Tensor:
             values = np.asarray(wavfile.read(path)[1], dtype=np.float64)
             values = values.mean(axis=1) if values.ndim == 2 else values
         else:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
             if not lines:
                 raise ValueError("it is empty")
             values = np.genfromtxt(lines, delimiter=",", ndmin=2)[:, column]
-            values = values[1:] if len(values) and np.isnan(values[0]) else values  # a line of names
-    except (OSError, ValueError, IndexError) as error:
+            name = lines[0].split(",")[column].strip()
+            values = values[1:] if np.isnan(values[0]) and name.lower() not in ("", "nan") else values
+    except (OSError, ValueError, IndexError, ZeroDivisionError, struct.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if len(values) < 2 or not np.isfinite(values).all():
         wrong = np.flatnonzero(~np.isfinite(values))
@@ -187,9 +189,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=120, help="of the animation (120)")
     args = parser.parse_args()
     try:
+        if args.frames < 1:
+            raise ValueError("--frames must be at least 1")
         if args.signal in SIGNALS:
-            if min(args.length, args.cycles, args.frames) < 1 or args.length < 2:
-                raise ValueError("--length must be at least 2, --cycles and --frames at least 1")
+            if args.length < 2 or args.cycles < 1:
+                raise ValueError("--length must be at least 2, --cycles at least 1")
             signal = SIGNALS[args.signal](args.length, args.cycles, args.seed)
         elif Path(args.signal).suffix.lower() in (".wav", ".csv"):
             signal = read(Path(args.signal), args.column)

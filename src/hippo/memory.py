@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -124,11 +125,11 @@ class HiPPO(nn.Module):
         since, c = self._begin(signal, timestamps, state)
         now = self._end(signal, timestamps, since)
         bilinear = self.measure.scale_invariant and self.discretization in ("bilinear", 0.5)
-        if bilinear and timestamps is None and not isinstance(since, Tensor) and jit.serves(c):
+        if bilinear and timestamps is None and not isinstance(since, Tensor) and jit.serves(signal) and jit.serves(c):
             if since is None:  # the first sample fills the memory
                 c = torch.nn.functional.pad(signal[:, 0].unsqueeze(-1), (0, self.order - 1))
                 signal, since = signal[:, 1:], 0.0
-            samples = signal.movedim(1, -1).flatten(0, -2).to(c.dtype)
+            samples = signal.movedim(1, -1).flatten(0, -2)
             return State(stream.remember(c.flatten(0, -2), samples, since).view_as(c), now)
         transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
         for f, transition in zip(signal.unbind(1), transitions, strict=True):
@@ -139,8 +140,8 @@ class HiPPO(nn.Module):
         self, signal: Tensor, timestamps: Tensor | None, state: State | None
     ) -> tuple[Tensor | float | None, Tensor]:
         """Check what was given, and return the time of the latest sample and the coefficients before the first."""
-        if signal.dim() not in (2, 3) or signal.shape[1] == 0:
-            raise ValueError(f"signal must be (B, L) or (B, L, C) with L ≥ 1, not {tuple(signal.shape)}")
+        if signal.dim() not in (2, 3) or 0 in signal.shape:
+            raise ValueError(f"signal must be (B, L) or (B, L, C) with B, L, C ≥ 1, not {tuple(signal.shape)}")
         if not signal.is_floating_point() or not torch.isfinite(signal).all():
             raise ValueError(
                 f"signal must hold finite floating-point numbers; this one is {signal.dtype}"
@@ -154,6 +155,13 @@ class HiPPO(nn.Module):
         shape = (signal.shape[0], *signal.shape[2:], self.order)
         if state is not None and state.coefficients.shape != shape:
             raise ValueError(f"state holds coefficients {tuple(state.coefficients.shape)}; this signal needs {shape}")
+        if state is not None and (state.coefficients.dtype, state.coefficients.device) != (signal.dtype, signal.device):
+            raise ValueError(
+                f"state is {state.coefficients.dtype} on {state.coefficients.device}, and the signal {signal.dtype} on "
+                f"{signal.device}; convert one"
+            )
+        if since is not None and not isinstance(since, Tensor) and not 0 <= since < math.inf:
+            raise ValueError(f"state.time must be finite and at least 0, not {since}")
         return since, signal.new_zeros(shape) if state is None else state.coefficients
 
     def _end(self, signal: Tensor, timestamps: Tensor | None, since: Tensor | float | None) -> Tensor | float:
@@ -232,7 +240,7 @@ class HiPPO(nn.Module):
             relative = relative if relative.dim() == 2 else relative.unsqueeze(-1)
             if still is not None:
                 relative = torch.where(still, 0.0, relative)
-            relative = relative[1:].to(like.dtype).expand(-1, len(like)).contiguous()
+            relative = relative[1:].to(like).expand(-1, len(like)).contiguous()
             return (first, *(Sweep(self.order, step, _alpha(self.discretization)) for step in relative))
         if gaps.dim() == 2 or still is not None or (self.measure.scale_invariant and self.discretization == "zoh"):
             return None
@@ -310,7 +318,7 @@ class HiPPO(nn.Module):
 @functools.lru_cache(maxsize=16)
 def _regular_step(measure: Measure, order: int, discretization: str | float, gap: float) -> tuple[Tensor, Tensor]:
     """Ā and B̄ of a translated measure for one gap, in float64, kept from one sequence to the next."""
-    with torch.inference_mode(False):  # what is kept may be needed in training
+    with torch.inference_mode(False), torch.device("cpu"):  # what is kept may be needed in training, and anywhere
         return _discretized(*measure.dynamics(order), discretization, gap)
 
 
@@ -335,7 +343,7 @@ def _operators(
 @functools.lru_cache(maxsize=16)
 def _constant(measure: Measure, order: int) -> Tensor:
     """The coefficients (N,) of a translated measure for a past that has been 1 for ever, in float64: A c + B = 0."""
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.device("cpu"):
         A, B = measure.dynamics(order)
         return -(torch.linalg.pinv(A) @ B)
 

@@ -74,13 +74,27 @@ def test_its_gradients_are_those_of_finite_differences(kernel):
 
 
 @pytest.mark.parametrize("memory", MEMORIES[:3], ids=str)
-def test_without_gradients_it_keeps_nothing_and_gives_the_same(memory, kernel):
+def test_without_gradients_it_keeps_nothing_and_gives_the_same(memory, kernel, monkeypatch):
     model, x = build(memory), torch.randn(5, 37, 3, dtype=torch.float64)
     with torch.no_grad():
         alone = model(x)
     with torch.inference_mode():
         assert torch.equal(model(x), alone)
     assert torch.equal(model(x), alone)
+    sizes = []
+    new_empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args: sizes.append(args[1]) or new_empty(*args))
+    with torch.no_grad():
+        model(x)
+    assert sorted({size for size in sizes if size in (2, 37)}) == [2]
+    model(x)
+    assert 37 in sizes
+
+
+def test_gradients_of_gradients_are_refused_not_left_out(kernel):
+    model, x = build({}), torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(RuntimeError, match="first order only"):
+        torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
 
 
 @pytest.mark.parametrize("memory", MEMORIES[:6], ids=str)

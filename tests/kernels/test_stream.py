@@ -16,6 +16,10 @@ def signal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> to
     return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
+def denormals() -> bool:
+    return (torch.tensor([1e-30]) * 1e-9).item() > 0
+
+
 def step_by_step(c: torch.Tensor, f: torch.Tensor, time: int) -> torch.Tensor:
     for i, sample in enumerate(f.unbind(-1)):
         c = legs_step(c, sample, torch.tensor(1 / (time + i + 1), dtype=torch.float64))
@@ -53,7 +57,14 @@ def test_gradients_that_fade_do_so_without_denormal_numbers_which_the_thread_sti
     (grad,) = torch.autograd.grad(stream.remember(c, f, 20.0).sum(), c)
     assert (grad.abs() < 1e-30).any()
     assert ((grad == 0) | (grad.abs() >= torch.finfo(torch.float32).smallest_normal)).all()
-    assert (torch.tensor([1e-39]) * 1.0).item() > 0
+    had_them = denormals()
+    try:
+        for has_them in (False, True):
+            torch.set_flush_denormal(not has_them)
+            stream.remember(c, f, 20.0)
+            assert denormals() == has_them
+    finally:
+        torch.set_flush_denormal(not had_them)
 
 
 def test_its_gradients_are_those_of_finite_differences():
@@ -146,6 +157,43 @@ def test_denormal_numbers_and_large_orders():
     assert torch.isfinite(HiPPO("legs", 8).remember(tiny).coefficients).all()
     c, f = torch.zeros(1, 1024, dtype=torch.float64), signal(1, 40)
     torch.testing.assert_close(stream.remember(c, f, 5.0), step_by_step(c, f, 5), rtol=1e-11, atol=1e-13)
+
+
+def test_second_gradients_are_those_of_finite_differences():
+    c, f = signal(2, 3).requires_grad_(), signal(2, 9, seed=1).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda c, f: stream.remember(c, f, 2.0).square(), (c, f))
+
+
+def test_what_would_be_read_wrongly_is_refused():
+    c, f = signal(2, 4), signal(2, 9)
+    for wrong in (f[:1], f.float(), f[0], torch.zeros(2, 9, dtype=torch.float64, device="meta")):
+        with pytest.raises(ValueError, match="must be"):
+            stream.remember(c, wrong, 0.0)
+    memory = HiPPO("legs", 4)
+    state = memory.remember(f)
+    with pytest.raises(ValueError, match="convert one"):
+        memory.remember(f.float(), state=state)
+    for time in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="finite and at least 0"):
+            memory.remember(f, state=state._replace(time=time))
+    with pytest.raises(ValueError, match="B, L, C ≥ 1"):
+        memory.remember(torch.zeros(0, 5))
+
+
+def test_it_works_under_another_default_device_and_inside_what_is_compiled():
+    memory, f = HiPPO("legs", 8), signal(2, 200)
+    expected = memory.remember(f).coefficients
+    with torch.device("meta"):
+        assert torch.equal(memory.remember(f).coefficients, expected)
+    compiled = torch.compile(lambda f: memory.remember(f).coefficients * 1.0, backend="eager")
+    assert torch.equal(compiled(f), expected)
+
+
+def test_what_it_returns_may_be_viewed_and_written_to():
+    state = HiPPO("legs", 8).remember(signal(2, 200).requires_grad_())
+    assert state.coefficients.view(-1).shape == (16,)
+    state.coefficients[0] = 0  # forgets one series
+    assert state.coefficients.untyped_storage().nbytes() == 16 * 8
 
 
 def test_one_sample_and_one_coefficient():

@@ -98,7 +98,7 @@ def gated(
         [g_t, z_t] = read [x_t, c_t] + bias
         h_t = h_{t-1} + σ(g_t) (tanh(z_t) − h_{t-1})
 
-    with h_0 = c_0 = 0.
+    with h_0 = c_0 = 0. Gradients are of first order only.
 
     Args:
         x: (L, B, C).
@@ -112,7 +112,8 @@ def gated(
     read_x, read_c = read.tensor_split([x.shape[-1]], dim=1)
     read_c = torch.nn.functional.pad(read_c, (0, order - read_c.shape[1]))
     weight = torch.cat([read_c, read_x, bias.unsqueeze(-1)], dim=1)
-    return tuple(h.mT for h in _Gated.apply(x.mT, weight, written_x, write, operators))  # type: ignore[union-attr]
+    hidden = _Gated.apply(x.mT, weight, written_x, write, operators, torch.is_grad_enabled())
+    return tuple(h.mT for h in hidden)  # type: ignore[union-attr]
 
 
 class _Gated(torch.autograd.Function):
@@ -120,11 +121,17 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, written: Tensor, write: Tensor, steps: Sequence[Operator | Sweep]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        written: Tensor,
+        write: Tensor,
+        steps: Sequence[Operator | Sweep],
+        recording: bool,
     ) -> tuple[Tensor, ...]:
         length, channels, batch = x.shape
         order, size = steps[0].order, len(write)
-        kept = length if any(ctx.needs_input_grad) else 2
+        kept = length if recording and any(ctx.needs_input_grad) else 2
         # What a step reads: the coefficients, the input, and 1.
         seen = x.new_empty(kept, order + channels + 1, batch)
         gates = x.new_empty(kept, 2 * size, batch)
@@ -147,8 +154,9 @@ class _Gated(torch.autograd.Function):
         return hidden[1:].unbind()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # a graph of the gradient is asked for
+            raise RuntimeError("the HiPPO network has gradients of first order only; HiPPORNN.step_by_step has all")
         weight, write, seen, gates, hidden = ctx.saved_tensors
         (length, rows, batch), size, order = seen.shape, len(write), ctx.steps[0].order
         read = weight[:, :-1].mT.contiguous()  # what the gradients of c and x are read with
@@ -175,4 +183,4 @@ class _Gated(torch.autograd.Function):
             grad_written[t] = entering[-1]
             grad_write.addmv_(h, entering[-1])
             grad_h.addr_(write, entering[-1])
-        return grad_x, grad_weight, grad_written, grad_write, None
+        return grad_x, grad_weight, grad_written, grad_write, None, None

@@ -16,8 +16,9 @@ def compiled() -> bool:
 
 
 def serves(tensor: Tensor) -> bool:
-    """Return whether compiled loops can be had for tensors like this one."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and compiled()
+    """Return whether compiled loops can be had for tensors like this one: what subclasses hold has no address."""
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
+    return plain and tensor.dtype in (torch.float32, torch.float64) and compiled()
 
 
 @functools.cache
@@ -27,7 +28,7 @@ def numba() -> Any:
         import numba
     except Exception:  # missing, or at odds with the NumPy or the machine it meets
         return None
-    return numba
+    return None if getattr(numba.config, "DISABLE_JIT", False) else numba
 
 
 def native(function: Callable, dtype: torch.dtype, kinds: str, cache: bool = True) -> Any:
@@ -66,6 +67,7 @@ def denormals() -> tuple[Any, Any]:
     mode before, and one that takes it back to a mode. Where the processor is not known they do nothing."""
     from llvmlite import ir
     from numba import extending
+    from numba.core import cgutils
 
     types, x86, arm = numba().types, *(platform.machine().lower() in names for names in (_X86, _ARM))
     word = ir.IntType(32 if x86 else 64)
@@ -78,7 +80,7 @@ def denormals() -> tuple[Any, Any]:
     def read(build: Any) -> Any:
         if arm:
             return call(build, "llvm.aarch64.get.fpcr", word)
-        room = build.alloca(word)
+        room = cgutils.alloca_once(build, word)
         build.store(word(0), room)
         if x86:
             call(build, "llvm.x86.sse.stmxcsr", ir.VoidType(), build.bitcast(room, ir.IntType(8).as_pointer()))
@@ -88,7 +90,7 @@ def denormals() -> tuple[Any, Any]:
         if arm:
             call(build, "llvm.aarch64.set.fpcr", ir.VoidType(), mode)
         elif x86:
-            room = build.alloca(word)
+            room = cgutils.alloca_once(build, word)
             build.store(mode, room)
             call(build, "llvm.x86.sse.ldmxcsr", ir.VoidType(), build.bitcast(room, ir.IntType(8).as_pointer()))
 

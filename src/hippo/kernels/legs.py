@@ -184,7 +184,7 @@ def legs_dilation(order: int, step: Tensor, dtype: torch.dtype | None = None) ->
 @functools.lru_cache(maxsize=8)
 def _quadrature(order: int) -> tuple[Tensor, Tensor, Tensor]:
     """Gauss–Legendre nodes (N,) and weights (N,) on [0, 1], and the LegS basis at the nodes (N, N)."""
-    with torch.inference_mode(False):  # what is kept may be needed in training
+    with torch.inference_mode(False), torch.device("cpu"):  # what is kept may be needed in training
         nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(order))
         y = (nodes + 1) / 2
         return y, weights / 2, LegS().basis(order, y, 1.0)

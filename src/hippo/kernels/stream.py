@@ -26,45 +26,57 @@ from hippo.kernels import jit
 _CHUNK = 4096  # steps that share a table of reciprocals
 
 
+@torch.compiler.disable  # which cannot look into what is compiled already
 def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
     """Advance LegS coefficients by samples one unit of time apart, with the bilinear transform.
 
-    Gradients reach c and f. Rows are shared out among torch's threads.
+    Gradients of any order reach c and f, but not batched ones. Rows are shared out among torch's threads.
 
     Args:
         c: Coefficients (B, N) at `time`, of which `jit.serves` is true.
-        f: Samples (B, L) at time + 1, …, time + L.
+        f: Samples (B, L) at time + 1, …, time + L, like c in dtype and device.
         time: At least 0.
 
     Returns:
         The coefficients (B, N) at time + L.
+
+    Raises:
+        ValueError: If c and f are not of these shapes, or compiled loops do not serve them.
     """
+    if not (c.dim() == f.dim() == 2 and len(c) == len(f) and c.dtype == f.dtype and jit.serves(c) and jit.serves(f)):
+        raise ValueError(
+            f"c {tuple(c.shape)} and f {tuple(f.shape)} must be (B, N) and (B, L), plain tensors on the CPU, both "
+            f"float32 or both float64; they are {c.dtype} and {f.dtype} on {c.device} and {f.device}"
+        )
     return _Remember.apply(c, f, time)  # type: ignore[return-value]
 
 
 class _Remember(torch.autograd.Function):
+    """The map is linear: its gradient is its adjoint, and that one's is the map again."""
+
     @staticmethod
     def forward(ctx: Any, c: Tensor, f: Tensor, time: float) -> Tensor:
-        ctx.shape, ctx.time = f.shape, time
-        return _parallel(c.detach(), f.detach().contiguous(), time, adjoint=False)
+        ctx.length, ctx.time = f.shape[1], time
+        return _advance(c.detach(), f.detach().contiguous(), time, adjoint=False)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (grad,) = grad_outputs
-        # The adjoint meets the last sample first, and the highest order.
-        grad_f = grad.new_empty(ctx.shape)
-        grad_c = _parallel(grad.flip(-1), grad_f, ctx.time + ctx.shape[1], adjoint=True)
-        return grad_c.flip(-1), grad_f.flip(-1), None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        return *_Adjoint.apply(*grad_outputs, ctx.length, ctx.time), None  # type: ignore[misc]
 
 
-def _parallel(c: Tensor, f: Tensor, time: float, adjoint: bool) -> Tensor:
-    threads = min(torch.get_num_threads(), len(c))
-    if threads == 1 or f.numel() < _CHUNK:
-        return _advance(c, f, time, adjoint)
-    with ThreadPoolExecutor(threads) as pool:
-        shares = [v.tensor_split(threads) for v in (c, f)]
-        return torch.cat(list(pool.map(lambda c, f: _advance(c, f, time, adjoint), *shares)))
+class _Adjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, length: int, time: float) -> tuple[Tensor, Tensor]:
+        ctx.time = time
+        # It meets the last sample first, and the highest order.
+        grad_f = grad.new_empty(len(grad), length)
+        grad_c = _advance(grad.detach().flip(-1), grad_f, time + length, adjoint=True)
+        return grad_c.flip(-1), grad_f.flip(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        grad_c, grad_f = grad_outputs
+        return remember(grad_c, grad_f, ctx.time), None, None
 
 
 def _advance(c: Tensor, f: Tensor, time: float, adjoint: bool) -> Tensor:
@@ -75,7 +87,7 @@ def _advance(c: Tensor, f: Tensor, time: float, adjoint: bool) -> Tensor:
         if steps := f.shape[1] // lanes * lanes:
             c = _wave(c.dtype, adjoint, min(lanes, vector), max(lanes // vector, 1))(c, f[:, :steps], time)
             f, time = f[:, steps:], time - steps if adjoint else time + steps
-    return c
+    return c.clone(memory_format=torch.contiguous_format)
 
 
 class _Wave(NamedTuple):
@@ -94,14 +106,23 @@ class _Wave(NamedTuple):
     def __call__(self, c: Tensor, f: Tensor, time: float) -> Tensor:
         """Take c (B, N) over f (B, L), L a multiple of the lanes."""
         lanes, (count, order), steps = self.lanes, c.shape, f.shape[1]
+        threads = max(min(torch.get_num_threads() if f.numel() > _CHUNK else 1, count), 1)
         c = torch.nn.functional.pad(c, (lanes, lanes))
-        n = torch.arange(order, dtype=torch.float64)
+        n = torch.arange(order, dtype=torch.float64, device="cpu")
         s, k = (v if self.adjoint else v.flip(0) for v in (torch.sqrt(2 * n + 1), 2 * n + 2))
         s, k = (torch.nn.functional.pad(v.to(c.dtype), (lanes, lanes)) for v in (s, k))
-        R = c.new_empty(2 * min(steps, _CHUNK) + order + lanes)
+        R = c.new_empty(threads, 2 * min(steps, _CHUNK) + order + lanes)
         begin = lanes + order - 1  # where the tables have the order at which a lane begins
-        addresses = (v.data_ptr() for v in (c, f, R, s[begin:], k[begin:]))
-        self.loop(*addresses, time, _CHUNK // lanes * lanes, order, steps, count, c.stride(0), f.stride(0))
+        tables, sizes = (s[begin:].data_ptr(), k[begin:].data_ptr()), (_CHUNK // lanes * lanes, order, steps)
+        shares = [
+            (*(v.data_ptr() for v in rows), *tables, time, *sizes, len(rows[0]), c.stride(0), f.stride(0))
+            for rows in zip(c.tensor_split(threads), f.tensor_split(threads), R, strict=True)
+        ]
+        if threads == 1:
+            self.loop(*shares[0])
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda share: self.loop(*share), shares))
         return c[:, lanes:-lanes]
 
 
@@ -114,7 +135,10 @@ def _registers(dtype: torch.dtype) -> tuple[int, int]:
     """Return numbers in a vector, and vectors in a wavefront: as many as hide each other's latency in the registers."""
     from llvmlite import binding
 
-    has = binding.get_host_cpu_features()
+    try:
+        has = binding.get_host_cpu_features()
+    except RuntimeError:  # LLVM does not know the processor
+        has = {}
     width, count = (32, 8) if has.get("avx512vl") else (32, 4) if has.get("avx2") else (16, 8)
     return width // dtype.itemsize, count
 
@@ -153,7 +177,7 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
             fused = {"flags": ["contract"]}  # multiply and add in one instruction, where there is one
             times, plus, minus = (functools.partial(op, **fused) for op in (build.fmul, build.fadd, build.fsub))
             offsets = [index(i * vector) for i in range(count)]
-            ys, ws = ([build.alloca(kind) for _ in offsets] for _ in range(2))
+            ys, ws = ([cgutils.alloca_once(build, kind) for _ in offsets] for _ in range(2))
             zero, minus_two = (ir.Constant(kind, [v] * vector) for v in (0.0, -2.0))
             for y, w, offset in zip(ys, ws, offsets, strict=True):
                 build.store(zero, y)

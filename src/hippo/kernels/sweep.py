@@ -42,8 +42,12 @@ class Sweep(NamedTuple):
 
     def _run(self, function: Callable, given: Tensor, entering: Tensor, target: Tensor) -> None:
         arrays = (given, target, self.step, entering[-1], entering[-2], *_numbers(self.order, given.dtype))
-        if not all(array.is_contiguous() and array.dtype == given.dtype for array in arrays):
-            raise ValueError("a compiled step needs contiguous coefficients, steps and input, all of one dtype")
+        batch = (given.shape[1],)
+        shapes = ((self.order, *batch), (self.order, *batch), batch, batch, batch)
+        if not all(
+            array.is_contiguous() and array.dtype == given.dtype and array.device.type == "cpu" for array in arrays
+        ) or any(array.shape != shape for array, shape in zip(arrays, shapes, strict=False)):
+            raise ValueError("a compiled step needs contiguous (N, B) coefficients, (B,) steps and input, of one dtype")
         _compile(function, given.dtype)(*(array.data_ptr() for array in arrays), self.alpha, *given.shape)
 
 
@@ -56,7 +60,7 @@ def _compile(function: Callable, dtype: torch.dtype) -> Callable:
 def _numbers(order: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """n and sqrt(2 n + 1) for n = 0 … N. The loops take their constants from here, so that all stays in one type."""
     with torch.inference_mode(False):
-        n = torch.arange(order + 1, dtype=torch.float64)
+        n = torch.arange(order + 1, dtype=torch.float64, device="cpu")
         return n.to(dtype), torch.sqrt(2 * n + 1).to(dtype)
 
 
