@@ -7,8 +7,9 @@ import pytest
 import torch
 
 # The tests' tensors are too small for threads to help, and threads of several processes on few cores get in each
-# other's way so badly that a test of 0.4 s takes 30 s.
+# other's way so badly that a test of 0.4 s takes 30 s. What tests start has one thread as well, if it does not choose.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
