@@ -141,7 +141,8 @@ def render_summary(
     lines += [
         f'**Streaming.** `HiPPO("legs", N).remember(signal)` in millions of samples a second, all series together, '
         f"on one core of {hardware(streaming['machine'])}, beside the plain O(N) loop, compiled, and a product "
-        f"with one dense matrix a step; {by_length['sizes'][-1]:,} samples at N = 256 took {by_length['seconds'][-1]:.2f} s "
+        f"with one dense matrix a step; "
+        f"{by_length['sizes'][-1]:,} samples at N = 256 took {by_length['seconds'][-1]:.2f} s "
         "(`python scripts/streaming.py`, [record](results/benchmarks/streaming.json), "
         "[growth](results/figures/scaling.png)):",
         "",
