@@ -119,8 +119,9 @@ class HiPPO(nn.Module):
         """Remember a whole signal, or the next chunk of one, and return the state after it: what `forward` has at the
         end, without what it has on the way.
 
-        Bilinear LegS without timestamps takes millions of steps a second here, and gradients need no memory, where
-        `hippo.kernels.compiled()`. Arguments and errors are those of `forward`.
+        Without timestamps this takes millions of steps a second: bilinear LegS where `hippo.kernels.compiled()`, its
+        gradients without memory, and translated measures in blocks of samples. Arguments and errors are those of
+        `forward`.
         """
         since, c = self._begin(signal, timestamps, state)
         now = self._end(signal, timestamps, since)
@@ -131,6 +132,9 @@ class HiPPO(nn.Module):
                 signal, since = signal[:, 1:], 0.0
             samples = signal.movedim(1, -1).flatten(0, -2)
             return State(stream.remember(c.flatten(0, -2), samples, since).view_as(c), now)
+        if not self.measure.scale_invariant and timestamps is None and signal.shape[1] >= _CHUNK:
+            A, B = (v.to(c.device) for v in _regular_step(self.measure, self.order, self.discretization, 1.0))
+            return State(lti.last(A, B, signal.movedim(1, -1), c), now)
         transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
         for f, transition in zip(signal.unbind(1), transitions, strict=True):
             c = transition(c, f)

@@ -97,3 +97,34 @@ def test_float32_is_as_good_as_float32_can_be():
     A, B, f, c = single
     for form in (lti.recurrence, *FAST):
         assert error(form(A, B, f, c).double(), expected) < 2e-5, form.__name__
+
+
+@pytest.mark.parametrize("length", [64, 1023, 1024, 2500])
+@pytest.mark.parametrize("measure", [LegT(800.0), LMU(800.0), LagT(90.0), Rand(80.0)], ids=str)
+def test_the_last_coefficients_alone_are_those_of_the_recurrence(measure, length):
+    for order in (1, 2, 33, 300):
+        A, B = discretize.zoh(*measure.dynamics(order), 1.0)
+        f, c = torch.randn(2, length), torch.randn(2, order)
+        assert error(lti.last(A, B, f, c), lti.recurrence(A, B, f, c)[:, -1]) < 1e-11
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_a_memory_remembers_long_chunks_as_it_does_short_ones(channels):
+    memory, signal = HiPPO(LegT(700.0), 20), torch.randn(2, 1500, *channels, requires_grad=True)
+    expected = memory(signal)[1]
+    state = memory.remember(
+        signal[:, 1470:], state=memory.remember(signal[:, 70:1470], state=memory.remember(signal[:, :70]))
+    )
+    assert error(state.coefficients, expected.coefficients) < 1e-12
+    assert state.time == expected.time == 1500
+    upstream = torch.randn_like(expected.coefficients)
+    one, other = (torch.autograd.grad(s.coefficients, signal, upstream)[0] for s in (state, expected))
+    assert error(one, other) < 1e-12
+
+
+def test_in_float32_a_block_of_samples_rounds_less_than_its_samples_do():
+    memory, signal = HiPPO(LegT(1e5), 64), torch.randn(1, 20_000).cumsum(1)
+    exact = memory.remember(signal).coefficients
+    single = signal.float()
+    blocks, steps = memory.remember(single).coefficients.double(), memory(single)[1].coefficients.double()
+    assert error(blocks, exact) < 2e-6 < error(steps, exact)

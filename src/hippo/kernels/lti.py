@@ -1,6 +1,6 @@
 """A memory whose step is the same at all times, c_k = Ā c_{k−1} + B̄ f_k, over a whole signal that is known ahead.
 
-Three forms of the same map with the same signature. `recurrence` is the definition, and the reference of the others.
+Three forms of the same map with the same signature, and `last` for its end alone. `recurrence` is the definition, and the reference of the others.
 `convolution` is c = K ∗ f with the kernel K_k = Ā^k B̄, by FFT: O(N L log L) a signal, once the kernel is there. `scan`
 composes steps pairwise, in log₂ L rounds of one product each: more work, but rounding does not spread to what came
 before, as it does under an FFT.
@@ -17,6 +17,8 @@ Returns:
 
 import torch
 from torch import Tensor
+
+_BLOCK = 1024  # samples: enough of them make the products with powers of Ā cheap, whatever N is
 
 
 def recurrence(A: Tensor, B: Tensor, f: Tensor, c: Tensor) -> Tensor:
@@ -48,6 +50,24 @@ def convolution(A: Tensor, B: Tensor, f: Tensor, c: Tensor) -> Tensor:
     size = 1 << (2 * length - 1).bit_length()
     spectrum = torch.fft.rfft(f, size).unsqueeze(-1) * torch.fft.rfft(kernel, size, dim=0)
     return torch.fft.irfft(spectrum, size, dim=-2)[..., :length, :] + powers(A, c @ A.mT, length)
+
+
+def last(A: Tensor, B: Tensor, f: Tensor, c: Tensor) -> Tensor:
+    """The coefficients after the last sample only, (..., N): O(N) a sample.
+
+    A block of samples acts on the coefficients at its end by one product, and the coefficients before it by Ā^block.
+    A and B may be in float64, whatever the others are: what they are raised to is rounded once, at the end.
+    """
+    length, block = f.shape[-1], max(_BLOCK, 4 * len(B))
+    effects = powers(A, B, min(block, length)).flip(0).to(c)
+    first = length % block
+    if first:
+        c = c @ torch.linalg.matrix_power(A, first).to(c).mT + f[..., :first] @ effects[-first:]
+    if length >= block:
+        jump = torch.linalg.matrix_power(A, block).to(c).mT
+        for added in (f[..., first:].unflatten(-1, (-1, block)) @ effects).unbind(-2):
+            c = torch.addmm(added, c, jump) if c.dim() == 2 else added + c @ jump
+    return c
 
 
 def powers(A: Tensor, v: Tensor, count: int) -> Tensor:
