@@ -14,6 +14,7 @@ os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, where those that can b
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def train(config: DictConfig) -> float | None:
+    from hippo.training.records import objective
     from hippo.training.run import run
 
     try:
@@ -22,7 +23,7 @@ def train(config: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # Hydra goes on with the other jobs
         stop(error)
-    return None if record is None else record["metrics"]["best"]["validation"]["accuracy"]
+    return None if record is None else objective(record)
 
 
 def stop(error: Exception) -> NoReturn:

@@ -11,8 +11,8 @@ from typing import Any
 
 from hippo.files import write_atomically
 from hippo.tables.collect import by_name, collect, download, read_all
-from hippo.tables.describe import WHAT, hardware, link, what
-from hippo.tables.render import MEANING, entries, markdown, write_table
+from hippo.tables.describe import WHAT, hardware, link, result, what
+from hippo.tables.render import MEANING, comparison, entries, markdown, quantities, write_table
 from hippo.tables.report import write_report
 from hippo.tables.table import Cell, Table, cells, read_table
 
@@ -80,8 +80,8 @@ def render(found: list[dict[str, Any]], timing: dict[str, Any]) -> str:
         rows.append(
             [
                 *what(record),
-                f"{100 * best['test']['accuracy']:.2f} %",
-                f"{100 * last['test']['accuracy']:.2f} %",
+                result(best["test"]),
+                result(last["test"]),
                 f"{record['seconds'] / 60:.1f}",
                 hardware(machine),
                 f"`{record['command']}`",
@@ -89,7 +89,7 @@ def render(found: list[dict[str, Any]], timing: dict[str, Any]) -> str:
                 f"[json]({link(record)}), [curves]({link(record).removesuffix('json')}png)",
             ]
         )
-    head = [*WHAT, "test accuracy", "last epoch", "minutes", "machine", "command", "commit", "record"]
+    head = [*WHAT, "test", "last epoch", "minutes", "machine", "command", "commit", "record"]
     lines = [
         "# Results",
         "",
@@ -101,8 +101,8 @@ def render(found: list[dict[str, Any]], timing: dict[str, Any]) -> str:
         "",
         "## Every run",
         "",
-        "Test accuracy is that of the epoch with the best validation accuracy; beside it stands that of the last",
-        "epoch. The command, at the commit, gives the run again.",
+        "In test, the accuracy of the epoch that is best in validation, or the mean squared error where numbers are",
+        "to be known; beside it, that of the last epoch. The command, at the commit, gives the run again.",
         "",
         *table(head, rows),
     ]
@@ -121,8 +121,8 @@ def render_summary(
         shown = entries(spec, filled, by_name(found), "best")
         if not any(entry.ours for entry in shown.values()):
             continue
-        lines += [f"**[{spec.title}](results/tables/{name}.md)**: test accuracy in per cent, the number of seeds, and "]
-        lines[-1] += f"what the paper reports ({spec.source}), with ours minus it. {MEANING}"
+        lines += [f"**[{spec.title}](results/tables/{name}.md)**: {quantities(spec)}, the number of seeds, and "]
+        lines[-1] += f"what the paper reports ({spec.source}), with {comparison(spec)}. {MEANING}"
         lines += ["", *markdown(spec, shown), ""]
         lines += [f"![accuracy against shift](results/tables/{name}.png)", ""] if spec.figure else []
     cells = [

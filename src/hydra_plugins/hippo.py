@@ -47,7 +47,7 @@ class LocalLauncher(Launcher):
             elif run:
                 record = records.read(run.folder / "record.json")
                 result.status = JobStatus.COMPLETED
-                result.return_value = record["metrics"]["best"]["validation"]["accuracy"]
+                result.return_value = records.objective(record)
         return results
 
 

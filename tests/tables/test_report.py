@@ -155,8 +155,8 @@ def test_each_run_is_shown_with_its_record_and_its_command(committed):
     for row, record in zip(rows, committed.values(), strict=True):
         cell = dict(zip(head, row, strict=True))
         assert cell["run"] == f"{record['name']} {record['id']}"
-        assert cell["test, %"] == f"{100 * record['metrics']['best']['test']['accuracy']:.2f}"
-        assert cell["last epoch, %"] == f"{100 * record['metrics']['last']['test']['accuracy']:.2f}"
+        assert cell["test"] == f"{100 * record['metrics']['best']['test']['accuracy']:.2f} %"
+        assert cell["last epoch"] == f"{100 * record['metrics']['last']['test']['accuracy']:.2f} %"
         assert cell["parameters"] == f"{record['parameters']:,}"
         assert cell["minutes"] == f"{record['seconds'] / 60:.1f}"
         assert cell["commit"] == record["git"]["commit"][:10]
@@ -305,7 +305,7 @@ seen.wide = document.documentElement.scrollWidth - innerWidth;
 all("input[value=last]")[0].click();
 seen.last = all(".reading").filter(element => element.checkVisibility()).map(element => element.dataset.reading);
 const sort = all("#runs thead button")[1];
-const column = () => all("#runs tbody tr").map(row => Number(row.cells[1].textContent));
+const column = () => all("#runs tbody tr").map(row => parseFloat(row.cells[1].textContent));
 sort.click(); seen.up = column(); sort.click(); seen.down = column();
 seen.sorted = all("#runs [aria-sort]").map(head => head.ariaSort);
 const box = document.getElementById("filter");

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from hippo.tables.collect import collect, read_all
-from hippo.tables.render import as_csv, entries, latex, markdown, write_table
+from hippo.tables.render import as_csv, entries, latex, legend, markdown, quantities, write_table
 from hippo.tables.statistics import summarize
-from hippo.tables.table import READINGS, Table, accuracy, cells, read_table
+from hippo.tables.table import READINGS, Table, cells, read_table, score
 from hippo.training import records
 from hippo.training.config import ConfigError
 
@@ -128,9 +128,9 @@ def test_a_cell_shows_what_its_column_and_reading_say(table):
     run = next(iter(cells(table, CONFIGS))).runs[0]
     one, shifted = record(run, 0.9), record(run, 0.9, 0.6)
     plain, slow = table.columns["plain"], table.columns["slow"]
-    assert [accuracy(shifted, plain, reading) for reading in ("best", "last")] == pytest.approx([90, 80])
-    assert [accuracy(shifted, slow, reading) for reading in READINGS] == pytest.approx([60, 50, 70])
-    assert accuracy(one, slow) is None
+    assert [score(shifted, plain, reading) for reading in ("best", "last")] == pytest.approx([90, 80])
+    assert [score(shifted, slow, reading) for reading in READINGS] == pytest.approx([60, 50, 70])
+    assert score(one, slow) is None
 
 
 def test_missing_runs_are_shown_as_missing(table, filled):
@@ -151,17 +151,43 @@ def test_missing_runs_are_shown_as_missing(table, filled):
     assert legs == "| LegS | missing | missing | missing |"
 
 
+def test_a_table_may_show_errors_and_speeds(table):
+    columns = {
+        "error": {"label": "error", "metric": "loss", "overrides": ["experiment=digits"]},
+        "speed": {"label": "speed", "metric": "speed", "overrides": ["experiment=digits"]},
+    }
+    reported = {"legs": {"error": [0.02, "third-hand"], "speed": [470_000, "third-hand"]}}
+    rows = {name: {"label": name, "overrides": [f"model={name}"]} for name in ("legs", "gru")}
+    spec = {name: row | {"reported": reported.get(name, {})} for name, row in rows.items()}
+    table = Table.model_validate(SPEC | {"columns": columns, "rows": spec, "seeds": [0]})
+    filled, found = list(cells(table, CONFIGS)), {}
+    for cell, loss, speed in zip(filled[::2], (0.0161, 0.25), (9_400_000.0, None), strict=True):
+        (run,) = cell.runs
+        metrics = {"best": {"test": {"loss": loss}}, "last": {"test": {"loss": 1.0}}}
+        found[run.name, run.id] = {"name": run.name, "id": run.id, "metrics": metrics}
+        if speed:  # earlier records have none
+            found[run.name, run.id]["samples_per_second"] = speed
+    shown = entries(table, filled, found)
+    assert markdown(table, shown)[2:] == [
+        "| legs | **0.016** (1)<br>paper 0.020†, -0.004 | **9,400,000** (1)<br>paper 470,000†, × 20 |",
+        "| gru | 0.250 (1) | missing |",
+    ]
+    assert "\\textbf{0.016} (0.020$^\\dagger$)" in latex(table, shown)
+    assert quantities(table) == "mean squared error in test or samples a second, of one sequence by itself"
+    assert "ours minus it, or how many times it ours is" in " ".join(legend(table))
+
+
 def test_the_csv_holds_every_figure(table, filled):
     by_reading = {reading: entries(table, *filled, reading) for reading in READINGS}
     rows = list(csv.DictReader(io.StringIO(as_csv(table, by_reading))))
     assert len(rows) == 3 * 6
     slow = next(r for r in rows if (r["row"], r["column"], r["reading"]) == ("GRU", "slow, 50 %", "last"))
-    assert slow["values"] == "50.00 60.00 70.00"
+    assert slow["values"] == "50 60 70"
     assert (slow["mean"], slow["reported"], slow["standing"], slow["difference"]) == (
-        "60.00",
+        "60",
         "50.0",
         "recalled",
-        "10.00",
+        "10",
     )
     assert slow["records"].count("records/digits_gru/") == 3
     missing = next(r for r in rows if (r["row"], r["column"], r["reading"]) == ("LegS", "still", "best"))

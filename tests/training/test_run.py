@@ -14,12 +14,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock
+from hydra.utils import instantiate
 
+from hippo import HiPPO
 from hippo.data import Digits, Sequences
 from hippo.training import records
-from hippo.training.classifier import Divergence, SequenceClassifier
 from hippo.training.config import ConfigError, check
 from hippo.training.errors import explain
+from hippo.training.learner import Divergence, SequenceLearner
 from hippo.training.run import run
 
 from .conftest import TINY
@@ -104,14 +106,14 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_if_it_had_not_been(undis
 def test_resuming_after_any_epoch_changes_nothing(undisturbed, tiny, monkeypatch, epochs):
     """An interruption at the beginning of an epoch's first step, with everything before it on disk."""
     config = tiny()
-    step = SequenceClassifier.training_step
+    step = SequenceLearner.training_step
 
     def interrupted(self, batch, batch_idx):
         if self.current_epoch == epochs:
             raise KeyError("power cut")
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(SequenceClassifier, "training_step", interrupted)
+    monkeypatch.setattr(SequenceLearner, "training_step", interrupted)
     with pytest.raises(KeyError, match="power cut"):
         run(config)
     assert not (folder_of(config) / "record.json").exists()
@@ -123,25 +125,25 @@ def test_resuming_after_any_epoch_changes_nothing(undisturbed, tiny, monkeypatch
 
 def test_a_run_cut_between_training_and_testing_is_tested_without_training_again(undisturbed, tiny, monkeypatch):
     config = tiny()
-    monkeypatch.setattr(SequenceClassifier, "test_step", _power_cut)
+    monkeypatch.setattr(SequenceLearner, "test_step", _power_cut)
     with pytest.raises(KeyError, match="power cut"):
         run(config)
     monkeypatch.undo()
-    monkeypatch.setattr(SequenceClassifier, "training_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(SequenceLearner, "training_step", lambda *_: pytest.fail("trained again"))
     assert same(run(config), undisturbed)
 
 
 def test_a_model_with_dropout_resumes_to_the_same_numbers(tiny, monkeypatch, tmp_path):
     """Its random numbers do not live in a checkpoint: they are made anew from seed and epoch."""
-    forward = SequenceClassifier.forward
+    forward = SequenceLearner.forward
 
     def with_dropout(self, batch):
         return torch.nn.functional.dropout(forward(self, batch), 0.5, self.training)
 
-    monkeypatch.setattr(SequenceClassifier, "forward", with_dropout)
+    monkeypatch.setattr(SequenceLearner, "forward", with_dropout)
     whole = run(tiny(f"paths.outputs={tmp_path / 'whole'}"))
     with monkeypatch.context() as context:
-        context.setattr(SequenceClassifier, "on_train_epoch_start", _cut_in_third_epoch)
+        context.setattr(SequenceLearner, "on_train_epoch_start", _cut_in_third_epoch)
         with pytest.raises(KeyError):
             run(tiny())
     assert same(run(tiny()), whole)
@@ -246,7 +248,7 @@ def test_a_full_disk_while_saving_leaves_the_checkpoint_before(undisturbed, tiny
 @pytest.fixture
 def wrecked(monkeypatch):
     """Weights thrown away in the last epoch, so that the best epoch is an earlier one, and well apart."""
-    step = SequenceClassifier.training_step
+    step = SequenceLearner.training_step
 
     def wrecking(self, batch, batch_idx):
         if self.current_epoch == 2 and batch_idx == 25:
@@ -254,7 +256,7 @@ def wrecked(monkeypatch):
                 parameter.data.fill_(1.0)
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(SequenceClassifier, "training_step", wrecking)
+    monkeypatch.setattr(SequenceLearner, "training_step", wrecking)
     return ("model.hidden_size=32", "optimizer.lr=0.02")
 
 
@@ -269,7 +271,7 @@ def test_each_reading_is_that_of_its_own_weights(tiny, wrecked):
 def test_a_folder_may_move_between_interruption_and_resumption(tiny, wrecked, tmp_path, monkeypatch):
     whole = run(tiny(*wrecked, f"paths.outputs={tmp_path / 'whole'}"))
     with monkeypatch.context() as context:
-        context.setattr(SequenceClassifier, "on_train_epoch_start", _cut_in_third_epoch)
+        context.setattr(SequenceLearner, "on_train_epoch_start", _cut_in_third_epoch)
         with pytest.raises(KeyError):
             run(tiny(*wrecked, f"paths.outputs={tmp_path / 'before'}"))
     (tmp_path / "before").rename(tmp_path / "after")
@@ -278,7 +280,7 @@ def test_a_folder_may_move_between_interruption_and_resumption(tiny, wrecked, tm
 
 def test_a_checkpoint_of_another_epoch_than_the_history_names_is_refused(tiny, wrecked, monkeypatch):
     config = tiny(*wrecked)
-    monkeypatch.setattr(SequenceClassifier, "test_step", _power_cut)
+    monkeypatch.setattr(SequenceLearner, "test_step", _power_cut)
     with pytest.raises(KeyError):
         run(config)
     monkeypatch.undo()
@@ -291,7 +293,7 @@ def test_a_checkpoint_of_another_epoch_than_the_history_names_is_refused(tiny, w
 def test_an_early_stopped_run_stays_stopped_when_cut_before_its_end(tiny, monkeypatch):
     overrides = ("patience=1", "optimizer.lr=0.0")
     config = tiny(*overrides)
-    monkeypatch.setattr(SequenceClassifier, "test_step", _power_cut)
+    monkeypatch.setattr(SequenceLearner, "test_step", _power_cut)
     with pytest.raises(KeyError, match="power cut"):
         run(config)
     monkeypatch.undo()
@@ -304,7 +306,7 @@ def test_a_record_names_every_process_that_worked_on_the_run(tiny, monkeypatch):
     dirty = provenance | {"git": {"commit": "f" * 40, "dirty": True}}
     with monkeypatch.context() as context:
         context.setattr(records, "provenance", lambda: dirty)
-        context.setattr(SequenceClassifier, "on_train_epoch_start", _cut_in_third_epoch)
+        context.setattr(SequenceLearner, "on_train_epoch_start", _cut_in_third_epoch)
         with pytest.raises(KeyError):
             run(config)
     monkeypatch.setattr(records, "provenance", lambda: provenance)
@@ -482,14 +484,14 @@ def test_a_run_under_shifts(trajectories_root, compose, monkeypatch):
     assert sweep["rate", 0.5] == best["shifted"]["half_rate"]["test"]["accuracy"]
 
     again = compose(*SHIFTED, f"paths.data={trajectories_root}", "paths.outputs=" + str(folder_of(config) / "again"))
-    step = SequenceClassifier.training_step
+    step = SequenceLearner.training_step
 
     def interrupted(self, batch, batch_idx):
         if self.current_epoch == 2:
             raise KeyError("power cut")
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(SequenceClassifier, "training_step", interrupted)
+    monkeypatch.setattr(SequenceLearner, "training_step", interrupted)
     with pytest.raises(KeyError, match="power cut"):
         run(again)
     monkeypatch.undo()
@@ -519,3 +521,47 @@ def test_series_of_their_own_lengths_are_trained_on(trajectories_root, compose):
 def test_a_wrong_sampling_is_one_error_before_any_data_is_read(compose, override, message):
     with pytest.raises(ConfigError, match=message):
         run(compose("experiment=trajectories", "paths.data=nowhere", "logger=none", override))
+
+
+NOISE = [
+    "dataset=white_noise",
+    "dataset.length=600",
+    "dataset.cycles=4",
+    "dataset.points=20",
+    "dataset.sizes=[60,20,5]",
+]
+NOISE += ["dataset.batch_size=20", "logger=none", "threads=1", "trainer=cpu"]
+
+
+def test_numbers_are_predicted_and_the_least_error_in_validation_is_best(compose, capsys):
+    record = run(compose(*NOISE, "model=gru", "model.hidden_size=16", "trainer.max_epochs=4", "optimizer.lr=0.3"))
+    errors = [epoch["validation/loss"] for epoch in record["history"]]
+    best, last = record["metrics"]["best"], record["metrics"]["last"]
+    assert best["epoch"] == errors.index(min(errors)) + 1
+    assert best["validation"] == {"loss": min(errors)}
+    assert set(last["test"]) == {"loss"}
+    assert record["classes"] == []
+    assert "confusion" not in record
+    assert record["samples_per_second"] > 0
+    assert records.objective(record) == -min(errors)
+    assert f"validation loss {errors[-1]:.4f}" in capsys.readouterr().out
+
+
+def test_a_memory_learns_nothing_and_gives_back_what_it_was_given(compose):
+    record = run(compose(*NOISE, "model=memory", "model.hidden_size=32", "trainer.max_epochs=2"))
+    assert record["parameters"] == 0
+    first, second = record["history"]
+    assert first["validation/loss"] == second["validation/loss"]
+    dataset = instantiate(record["config"]["dataset"])
+    signal, values = dataset.load(Path()).test.everything[:2]
+    memory = HiPPO("legs", 32)
+    read = memory.reconstruct(memory(signal[..., 0])[0][:, -1], torch.linspace(0, 1, 20))
+    expected = (read - values).square().mean()
+    assert 0 < expected < 0.01
+    assert record["metrics"]["best"]["test"]["loss"] == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_a_memory_may_be_classified_by(tiny):
+    record = run(tiny("model=memory", "optimizer.lr=0.1"))
+    assert record["parameters"] == 10 * (8 + 1)
+    assert record["metrics"]["last"]["test"]["accuracy"] > 0.2

@@ -11,7 +11,7 @@ import wandb
 from wandb.proto import wandb_internal_pb2
 
 from hippo.training import tracking
-from hippo.training.classifier import SequenceClassifier
+from hippo.training.learner import SequenceLearner
 from hippo.training.run import run
 
 from .conftest import TINY
@@ -91,18 +91,18 @@ def test_an_offline_run_logs_everything_and_says_how_to_upload_it(tracked, capsy
 
 
 def test_the_latest_folder_of_a_resumed_offline_run_holds_all_of_it(tracked, monkeypatch):
-    step = SequenceClassifier.training_step
+    step = SequenceLearner.training_step
 
     def cut(self, batch, batch_idx):
         if self.current_epoch == 2:
             raise KeyError("power cut")
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(SequenceClassifier, "training_step", cut)
+    monkeypatch.setattr(SequenceLearner, "training_step", cut)
     config = tracked()
     with pytest.raises(KeyError, match="power cut"):
         run(config)
-    monkeypatch.setattr(SequenceClassifier, "training_step", step)
+    monkeypatch.setattr(SequenceLearner, "training_step", step)
     time.sleep(1.1)  # W&B names folders by the second
     record = run(config)
     logged = read_offline(folder_of(config))
@@ -118,7 +118,7 @@ def test_a_run_that_fails_is_finished_as_failed(tracked, monkeypatch):
     def fail(*_):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(SequenceClassifier, "validation_step", fail)
+    monkeypatch.setattr(SequenceLearner, "validation_step", fail)
     config = tracked()
     with pytest.raises(KeyError, match="a bug"):
         run(config)
@@ -130,7 +130,7 @@ def test_ctrl_c_finishes_the_run(tracked, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SequenceClassifier, "validation_step", interrupt)
+    monkeypatch.setattr(SequenceLearner, "validation_step", interrupt)
     config = tracked()
     with pytest.raises(SystemExit):
         run(config)

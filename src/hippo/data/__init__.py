@@ -5,6 +5,7 @@ from hippo.data.character_trajectories import CharacterTrajectories
 from hippo.data.digits import Digits
 from hippo.data.mnist import MNIST
 from hippo.data.sampling import Sampling
+from hippo.data.white_noise import WhiteNoise, white_noise
 
 __all__ = [
     "MNIST",
@@ -18,4 +19,6 @@ __all__ = [
     "Shifted",
     "Splits",
     "Swept",
+    "WhiteNoise",
+    "white_noise",
 ]

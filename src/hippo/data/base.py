@@ -17,11 +17,11 @@ class DataError(RuntimeError):
 
 
 class Batch(NamedTuple):
-    """Sequences in the form that `hippo.models.SequenceModel` takes, with their labels.
+    """Sequences in the form that `hippo.models.SequenceModel` takes, with what is to be known of them.
 
     Attributes:
         x: (B, L, C) float.
-        y: (B,) int64, class indices.
+        y: (B,) int64, class indices; or (B, M) float, numbers.
         timestamps: (B, L), or None.
         mask: (B, L), True where a step was observed, or None where every step was.
         lengths: (B,), or None where all sequences are L long, padding included.
@@ -37,6 +37,12 @@ class Batch(NamedTuple):
 def steps(x: Tensor, y: Tensor, timestamps: bool) -> Batch:
     """Return sequences sampled at the times 0, 1, …, which they carry as timestamps or not."""
     return Batch(x, y, torch.arange(float(x.shape[1])).expand(x.shape[:2]) if timestamps else None)
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch on a device."""
+    x, y, *optional = batch
+    return Batch(x.to(device), y.to(device), *(None if field is None else field.to(device) for field in optional))
 
 
 class Sequences(Dataset[Batch]):
@@ -85,13 +91,13 @@ class Swept(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Train, validation and test, with the names of the classes, and what else to evaluate on.
+    """Train, validation and test, and what else to evaluate on.
 
     Attributes:
         train: What is trained on.
         validation: What chooses the weights; no shift.
         test: What is reported; no shift.
-        classes: Names of the classes.
+        classes: Names of the classes; none where numbers are to be known.
         shifted: Shifts by their names, evaluated in every epoch and at the end.
         sweep: Evaluated at the end.
     """
@@ -99,7 +105,7 @@ class Splits(NamedTuple):
     train: Sequences
     validation: Sequences
     test: Sequences
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     shifted: Mapping[str, Shifted] = MappingProxyType({})
     sweep: Sequence[Swept] = ()
 

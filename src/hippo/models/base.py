@@ -50,6 +50,10 @@ class SequenceModel(nn.Module, ABC):
             mask: (B, L, C), True where a channel was observed, or None where all were.
         """
 
+    def read_out(self, outputs: int) -> nn.Module:
+        """Return what makes numbers of the features (B, D), (B, outputs): a linear map, to be learnt."""
+        return nn.Linear(self.hidden_size, outputs)
+
     def encode(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
         """Return the features (B, D) at each sequence's end, from what `unroll` gets and lengths (B,), or None."""
         hidden = self.unroll(x, timestamps, mask)
@@ -86,7 +90,7 @@ class SequenceModel(nn.Module, ABC):
         name = type(self).__name__
         if x.dim() != 3 or x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] != self.input_size:
             raise ValueError(f"x must be (B, L, {self.input_size}) with B ≥ 1 and L ≥ 1, not {tuple(x.shape)}")
-        if x.dtype != (dtype := next(self.parameters()).dtype):
+        if x.dtype != (dtype := next((weight.dtype for weight in self.parameters()), x.dtype)):
             raise ValueError(f"x is {x.dtype} and the weights are {dtype}; convert one, as by x.to({dtype})")
         by_channel = mask is not None and mask.dim() == 3
         for argument, value, shape in (

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from hippo.models.base import SequenceModel
 
+_CHUNK = 4096  # steps
+
 
 class RNN(SequenceModel):
     """One layer of `torch.nn.RNN` with tanh (Elman 1990) and the framework's default initialisation.
@@ -25,6 +27,14 @@ class RNN(SequenceModel):
 
     def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
         return self.rnn(x.transpose(0, 1))[0]
+
+    def encode(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+        if lengths is not None or torch.is_grad_enabled():
+            return super().encode(x, timestamps, mask, lengths)
+        hidden, state = x, None  # the last one is all that is wanted: of millions of steps, not all need be held
+        for chunk in x.transpose(0, 1).split(_CHUNK):
+            hidden, state = self.rnn(chunk, state)
+        return hidden[-1]
 
 
 class GRU(RNN):

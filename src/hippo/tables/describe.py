@@ -30,6 +30,11 @@ def what(record: dict[str, Any]) -> list[str]:
     ]
 
 
+def result(metrics: dict[str, float]) -> str:
+    """Return what a split came to: the accuracy in per cent where there are classes, and the loss where not."""
+    return f"{100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else f"{metrics['loss']:.4g}"
+
+
 def hardware(machine: dict[str, Any]) -> str:
     """Return the GPUs, or the processor and the threads used of it."""
     return ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['threads']} thread(s)"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hippo.files import write_atomically
 from hippo.tables.figures import draw_shifts
 from hippo.tables.statistics import Summary, summarize
-from hippo.tables.table import Cell, Table, accuracy
+from hippo.tables.table import METRICS, Cell, Metric, Table, score
 
 MARKS = {"read": "", "third-hand": "†", "recalled": "‡"}
 MEANING = "† read in a third-party note that cites the paper; ‡ recalled, not checked against it."
@@ -21,18 +21,25 @@ class Entry(NamedTuple):
     Attributes:
         ours: None where no run is complete.
         runs: Runs that the cell needs.
-        reported: Per cent, and its standing; None where nothing was.
+        reported: A figure, and its standing; None where nothing was.
         records: Where the records lie.
+        metric: What it is that is shown.
     """
 
     ours: Summary | None
     runs: int
     reported: tuple[float, str] | None
     records: list[str]
+    metric: Metric
 
     @property
     def difference(self) -> float | None:
         return self.ours.mean - self.reported[0] if self.ours and self.reported else None
+
+    @property
+    def compared(self) -> str | None:
+        """Ours beside what was reported, as it is printed."""
+        return self.metric.compare(self.ours.mean, self.reported[0]) if self.ours and self.reported else None
 
 
 def entries(
@@ -51,12 +58,13 @@ def entries(
         values, paths = [], []
         for run in runs:
             record = found.get((run.name, run.id))
-            value = None if record is None else accuracy(record, table.columns[column], reading)
+            value = None if record is None else score(record, table.columns[column], reading)
             if value is not None:
                 values.append(value)
                 paths.append(f"records/{run.name}/{run.id}.json")
         reported = table.rows[row].reported.get(column)
-        filled[row, column] = Entry(summarize(values) if values else None, len(runs), reported, paths)
+        metric = METRICS[table.columns[column].metric]
+        filled[row, column] = Entry(summarize(values) if values else None, len(runs), reported, paths, metric)
     return filled
 
 
@@ -85,7 +93,7 @@ def page(name: str, table: Table, by_reading: Mapping[str, Mapping[tuple[str, st
     """Return the lines of a table's own page: the table under each reading, the notes, the figure."""
     lines = [f"# {table.title}", "", f"Made from the records by `python scripts/reproduce.py {name} --render`.", ""]
     for reading, meaning in table.readings.items():
-        lines += [f"## Test accuracy at {meaning}", "", *markdown(table, by_reading[reading]), ""]
+        lines += [f"## At {meaning}", "", *markdown(table, by_reading[reading]), ""]
         if reading == "best":
             lines += [*legend(table), ""]
             if table.figure:
@@ -96,11 +104,23 @@ def page(name: str, table: Table, by_reading: Mapping[str, Mapping[tuple[str, st
 def legend(table: Table) -> list[str]:
     """Return the lines that say what the cells show, and the table's notes."""
     return [
-        "In each cell: the mean over seeds in per cent, its 95 % bootstrap interval where there are three seeds or",
-        f"more, the number of seeds; beneath, the figure of {table.source}, and ours minus it. {MEANING}",
+        f"In each cell: {quantities(table)}, the mean over seeds; its 95 % bootstrap interval where there are three",
+        "seeds or more; the number of seeds; beneath,",
+        f"the figure of {table.source}, and {comparison(table)}. {MEANING}",
         *[line for note in table.notes for line in ("", note)],
         *[line for row in table.rows.values() if row.note for line in ("", f"{row.label}: {row.note}")],
     ]
+
+
+def quantities(table: Table) -> str:
+    """Return what the cells of a table show, in words."""
+    return " or ".join(metric.name for metric in table.metrics)
+
+
+def comparison(table: Table) -> str:
+    """Return how ours is compared with what was reported, in words."""
+    kinds = ("how many times it ours is" if metric.relative else "ours minus it" for metric in table.metrics)
+    return ", or ".join(dict.fromkeys(kinds))
 
 
 def markdown(table: Table, shown: Mapping[tuple[str, str], Entry]) -> list[str]:
@@ -114,7 +134,7 @@ def markdown(table: Table, shown: Mapping[tuple[str, str], Entry]) -> list[str]:
         for column in table.columns:
             entry = shown[row_name, column]
             texts.append(
-                "<br>".join(part for part in (_ours(entry, highest(table, shown, column)), _theirs(entry)) if part)
+                "<br>".join(part for part in (_ours(entry, best(table, shown, column)), _theirs(entry)) if part)
             )
         lines.append(f"| {row.label} | {' | '.join(texts)} |")
     return lines
@@ -134,13 +154,13 @@ def latex(table: Table, shown: Mapping[tuple[str, str], Entry]) -> str:
             entry = shown[row_name, column]
             text = "--"
             if entry.ours:
-                text = f"{entry.ours.mean:.1f}"
-                text = f"\\textbf{{{text}}}" if text == highest(table, shown, column) else text
+                text = entry.metric.show(entry.ours.mean)
+                text = f"\\textbf{{{text}}}" if text == best(table, shown, column) else text
                 if entry.ours.interval:
-                    text += " {{\\scriptsize [{:.1f}, {:.1f}]}}".format(*entry.ours.interval)
+                    text += f" {{\\scriptsize [{interval(entry)}]}}"
             if entry.reported:
                 mark = {"†": "\\dagger", "‡": "\\ddagger", "": ""}[MARKS[entry.reported[1]]]
-                text += f" ({entry.reported[0]:.1f}{f'$^{mark}$' if mark else ''})"
+                text += f" ({entry.metric.show(entry.reported[0])}{f'$^{mark}$' if mark else ''})"
             texts.append(text)
         lines.append(f"{' & '.join(texts)} \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
@@ -160,32 +180,38 @@ def as_csv(table: Table, by_reading: Mapping[str, Mapping[tuple[str, str], Entry
                     table.rows[row].label,
                     table.columns[column].label,
                     reading,
-                    f"{ours.mean:.2f}" if ours else "",
-                    *([f"{bound:.2f}" for bound in ours.interval] if ours and ours.interval else ["", ""]),
-                    " ".join(f"{value:.2f}" for value in ours.values) if ours else "",
+                    f"{ours.mean:.6g}" if ours else "",
+                    *([f"{bound:.6g}" for bound in ours.interval] if ours and ours.interval else ["", ""]),
+                    " ".join(f"{value:.6g}" for value in ours.values) if ours else "",
                     len(ours.values) if ours else 0,
                     entry.runs - (len(ours.values) if ours else 0),
                     *(entry.reported or ("", "")),
-                    "" if entry.difference is None else f"{entry.difference:.2f}",
+                    "" if entry.difference is None else f"{entry.difference:.6g}",
                     " ".join(entry.records),
                 ]
             )
     return file.getvalue()
 
 
-def highest(table: Table, shown: Mapping[tuple[str, str], Entry], column: str) -> str:
-    """Return the highest mean of a column, as it is printed."""
+def best(table: Table, shown: Mapping[tuple[str, str], Entry], column: str) -> str:
+    """Return the best mean of a column, as it is printed."""
+    metric = METRICS[table.columns[column].metric]
     means = [ours.mean for row in table.rows if (ours := shown[row, column].ours)]
-    return f"{max(means):.1f}" if means else ""
+    return metric.show(metric.best(means)) if means else ""
 
 
-def _ours(entry: Entry, best: str) -> str:
+def interval(entry: Entry) -> str:
+    """Return the bounds of a cell's interval, as they are printed."""
+    return ", ".join(entry.metric.show(bound) for bound in (entry.ours.interval if entry.ours else None) or ())
+
+
+def _ours(entry: Entry, best_mean: str) -> str:
     if entry.ours is None:
         return "missing" if entry.runs else ""
-    mean = f"{entry.ours.mean:.1f}"
-    parts = [f"**{mean}**" if mean == best else mean]
+    mean = entry.metric.show(entry.ours.mean)
+    parts = [f"**{mean}**" if mean == best_mean else mean]
     if entry.ours.interval:
-        parts.append("[{:.1f}, {:.1f}]".format(*entry.ours.interval))
+        parts.append(f"[{interval(entry)}]")
     of = len(entry.ours.values)
     parts.append(f"({of})" if of == entry.runs else f"({of} of {entry.runs})")
     return " ".join(parts)
@@ -195,8 +221,8 @@ def _theirs(entry: Entry) -> str:
     if entry.reported is None:
         return ""
     figure, standing = entry.reported
-    difference = "" if entry.difference is None else f", {entry.difference:+.1f}"
-    return f"paper {figure:.1f}{MARKS[standing]}{difference}"
+    difference = "" if entry.compared is None else f", {entry.compared}"
+    return f"paper {entry.metric.show(figure)}{MARKS[standing]}{difference}"
 
 
 def _escape(text: str) -> str:

@@ -9,10 +9,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hippo.files import write_atomically
 from hippo.tables.charts import Chart, chart
-from hippo.tables.describe import hardware, link, what
-from hippo.tables.render import MARKS, MEANING, Entry, entries, highest
+from hippo.tables.describe import hardware, link, result, what
+from hippo.tables.render import MARKS, MEANING, Entry, best, comparison, entries, interval, quantities
 from hippo.tables.statistics import Summary, summarize
-from hippo.tables.table import READINGS, Cell, Panel, Table, accuracy, over_sweep
+from hippo.tables.table import READINGS, Cell, Panel, Table, over_sweep, score
 from hippo.training.sweeps import Run
 
 Record = dict[str, Any]
@@ -22,7 +22,7 @@ COLORS = 10
 
 
 class Seed(NamedTuple):
-    """A run behind a cell, its record if there is one, and by reading what the cell takes from it, in per cent."""
+    """A run behind a cell, its record if there is one, and by reading what the cell takes from it."""
 
     run: Run
     record: Record | None
@@ -52,7 +52,7 @@ class ShownPanel(NamedTuple):
 
 
 class ShownTable(NamedTuple):
-    """A table: its cells by row and column, by reading the highest mean of each column, and the runs it needs."""
+    """A table: its cells by row and column, by reading the best mean of each column, and the runs it needs."""
 
     name: str
     spec: Table
@@ -96,6 +96,10 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
         what=what,
         hardware=hardware,
         link=link,
+        result=result,
+        interval=interval,
+        quantities=quantities,
+        comparison=comparison,
         marks=MARKS,
         legend=MEANING,
         colors=COLORS,
@@ -103,9 +107,8 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
 
 
 def learning_curves(runs: list[Record]) -> list[Chart]:
-    """Return charts of the loss and of the validation accuracy over the epochs, a color a seed; none without history.
-
-    A dot is the epoch with the best validation accuracy.
+    """Return charts of the loss, and of the validation accuracy where there are classes, over the epochs, a color a
+    seed; none without history. A dot is the epoch that is best in validation.
     """
     curves = {}
     for run in runs:
@@ -115,19 +118,25 @@ def learning_curves(runs: list[Record]) -> list[Chart]:
     epochs = [epoch["epoch"] for epoch in points]
     losses = [epoch.get(f"{split}/loss") for epoch in points for split in ("train", "validation")]
     loss = chart("loss", "epoch", "loss", epochs, losses, logy=True, whole=True)
-    gain = chart("validation accuracy", "epoch", "validation accuracy, %", epochs, (0, 100), whole=True)
+    accuracies = [epoch["validation/accuracy"] for epoch in points if "validation/accuracy" in epoch]
+    gain = None
+    if accuracies:
+        gain = chart("validation accuracy", "epoch", "validation accuracy, %", epochs, (0, 100), whole=True)
     for index, run in enumerate(runs):
         history, color, seed = curves[run["id"]], f"c{index % COLORS}", f"seed {run['seed']}"
         if loss:
             for split in ("train", "validation"):
                 line = [(epoch["epoch"], epoch.get(f"{split}/loss")) for epoch in history]
                 loss.line(line, f"{color} {split}", f"{seed}, {split}")
+        chosen = run["metrics"]["best"]
+        if loss and history and not accuracies:
+            text = f"{seed}, best epoch: {chosen['epoch']}, {result(chosen['validation'])}"
+            loss.dot(chosen["epoch"], chosen["validation"]["loss"], color, text, link(run))
         if gain and history:
             scores = [(epoch["epoch"], epoch.get("validation/accuracy")) for epoch in history]
             gain.line([(x, None if y is None else 100 * y) for x, y in scores], color, seed)
-            best = run["metrics"]["best"]
-            text = f"{seed}, best epoch: {best['epoch']}, {100 * best['validation']['accuracy']:.1f} %"
-            gain.dot(best["epoch"], 100 * best["validation"]["accuracy"], color, text, link(run))
+            text = f"{seed}, best epoch: {chosen['epoch']}, {result(chosen['validation'])}"
+            gain.dot(chosen["epoch"], 100 * chosen["validation"]["accuracy"], color, text, link(run))
     return [drawn for drawn in (loss, gain) if drawn]
 
 
@@ -171,8 +180,8 @@ def _table(name: str, index: int, table: Table, cells: list[Cell], found: Record
         seeds = []
         for run in runs:
             record = found.get((run.name, run.id))
-            score = {kind: accuracy(record, table.columns[column], kind) if record else None for kind in table.readings}
-            seeds.append(Seed(run, record, score))
+            scores = {kind: score(record, table.columns[column], kind) if record else None for kind in table.readings}
+            seeds.append(Seed(run, record, scores))
         title = f"{table.rows[row].label}, {table.columns[column].label}"
         filled = {reading: by_reading[reading][row, column] for reading in table.readings}
         shown[row, column] = ShownCell(f"cell-{index}-{number}", title, filled, seeds)
@@ -181,7 +190,7 @@ def _table(name: str, index: int, table: Table, cells: list[Cell], found: Record
         table,
         shown,
         {
-            kind: {column: highest(table, filled, column) for column in table.columns}
+            kind: {column: best(table, filled, column) for column in table.columns}
             for kind, filled in by_reading.items()
         },
         [against_shift(panel, table, shown) for panel in table.figure],

@@ -1,7 +1,7 @@
 """What a table is: rows and columns that name runs, and what others have reported for each cell."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,9 +14,39 @@ from hippo.training.sweeps import Run
 
 Standing = Literal["read", "third-hand", "recalled"]
 READINGS = {
-    "best": "the epoch with the best validation accuracy, without shift",
+    "best": "the epoch that is best in validation, without shift",
     "last": "the last epoch",
-    "best@shift": "the epoch with the best validation accuracy under the column's shift, as public code chooses",
+    "best@shift": "the epoch that is best in validation under the column's shift, as public code chooses",
+}
+
+
+class Metric(NamedTuple):
+    """What is read of a record.
+
+    Attributes:
+        name: In words, with its unit.
+        format: How a value is printed.
+        best: The best of several: max or min.
+        relative: Whether ours is compared with what was reported by their ratio, and not by their difference.
+    """
+
+    name: str
+    format: str
+    best: Callable[[Iterable[float]], float]
+    relative: bool = False
+
+    def show(self, value: float) -> str:
+        return format(value, self.format)
+
+    def compare(self, ours: float, reported: float) -> str:
+        """Return the difference, or the ratio, as it is printed."""
+        return f"× {ours / reported:.3g}" if self.relative else format(ours - reported, f"+{self.format}")
+
+
+METRICS = {
+    "accuracy": Metric("test accuracy in per cent", ".1f", max),
+    "loss": Metric("mean squared error in test", ".3f", min),
+    "speed": Metric("samples a second, of one sequence by itself", ",.0f", max, relative=True),
 }
 
 
@@ -32,9 +62,11 @@ class Column(_Strict):
         overrides: Overrides of `train.py`; None where nothing is trained, and only what was reported is shown.
         timed: Whether models get the time of each sample, as their rows say.
         shift: A shift of the dataset, tested on instead of what was trained on.
+        metric: What is read of its runs, of `METRICS`.
     """
 
     label: str
+    metric: Literal["accuracy", "loss", "speed"] = "accuracy"
     overrides: list[str] | None = None
     timed: bool = False
     shift: str | None = None
@@ -48,7 +80,7 @@ class Row(_Strict):
         overrides: Overrides of `train.py`; None where nothing is trained, and only what was reported is shown.
         timed: More of them, in columns that are `timed`.
         seeds: Seeds, where they are not the table's.
-        reported: By column, a published figure in per cent and how far it was checked.
+        reported: By column, a published figure and how far it was checked.
         note: What a reader has to know.
     """
 
@@ -79,7 +111,7 @@ class Panel(_Strict):
 
 
 class Table(_Strict):
-    """A table of test accuracies.
+    """A table of what runs came to in test.
 
     Attributes:
         title: Its heading.
@@ -98,6 +130,11 @@ class Table(_Strict):
     rows: dict[str, Row]
     notes: list[str] = []
     figure: list[Panel] = []
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """What its columns show, without repetition."""
+        return [METRICS[name] for name in dict.fromkeys(column.metric for column in self.columns.values())]
 
     @property
     def readings(self) -> dict[str, str]:
@@ -166,8 +203,8 @@ def _planned(overrides: tuple[str, ...]) -> Run:
     return Run.planned(overrides, hydra.compose("train", list(overrides), return_hydra_config=True))
 
 
-def accuracy(record: dict[str, Any], column: Column, reading: str = "best") -> float | None:
-    """Return the test accuracy, in per cent, that a record has for a column; None if it has not the shift.
+def score(record: dict[str, Any], column: Column, reading: str = "best") -> float | None:
+    """Return what a record has for a column, of its metric; None if it has not that, or not the shift.
 
     Args:
         record: The record.
@@ -177,7 +214,12 @@ def accuracy(record: dict[str, Any], column: Column, reading: str = "best") -> f
     metrics = record["metrics"].get(reading.replace("@shift", f"@{column.shift}" if column.shift else ""))
     if metrics is not None and column.shift:
         metrics = metrics.get("shifted", {}).get(column.shift)
-    return None if metrics is None else 100 * metrics["test"]["accuracy"]
+    if metrics is None:
+        return None
+    if column.metric == "speed":
+        return record.get("samples_per_second")
+    value = metrics["test"].get(column.metric)
+    return 100 * value if column.metric == "accuracy" and value is not None else value
 
 
 def over_sweep(record: dict[str, Any], kind: str) -> dict[float, float]:

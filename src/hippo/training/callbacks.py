@@ -79,9 +79,10 @@ class History(pl.Callback):
         epoch = trainer.current_epoch + 1
         self.epochs.append({"epoch": epoch, "seconds": round(seconds, 3)} | metrics)
         left = ((trainer.max_epochs or epoch) - epoch) * sum(e["seconds"] for e in self.epochs) / len(self.epochs)
+        score = "accuracy" if "validation/accuracy" in metrics else "loss"
         say(
             f"epoch {epoch}/{trainer.max_epochs}   train loss {metrics['train/loss']:.4f}   "
-            f"validation accuracy {metrics['validation/accuracy']:.4f}   {seconds:.1f} s, {_duration(left)} left"
+            f"validation {score} {metrics[f'validation/{score}']:.4f}   {seconds:.1f} s, {_duration(left)} left"
         )
 
 

@@ -1,4 +1,4 @@
-"""The picture of a run: loss and accuracy over the epochs."""
+"""The picture of a run: loss, and accuracy where there are classes, over the epochs."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from matplotlib.ticker import MaxNLocator
 def draw_curves(record: dict[str, Any], path: Path) -> None:
     """Draw a record's learning curves into an image file, its format by the suffix."""
     epochs = record["history"]
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    metrics = ("loss", "accuracy") if record["classes"] else ("loss",)
+    figure = Figure(figsize=(4 * len(metrics), 3.2), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         shifts = record["metrics"]["best"].get("shifted", {})
         for split in ("train", "validation", *(f"validation@{name}" for name in shifts)):
             axes.plot([e["epoch"] for e in epochs], [e[f"{split}/{metric}"] for e in epochs], marker=".", label=split)

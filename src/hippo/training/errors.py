@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from hippo.data import DataError
-from hippo.training.classifier import Divergence
 from hippo.training.config import ConfigError, did_you_mean
+from hippo.training.learner import Divergence
 from hippo.training.records import RecordError
 from hippo.training.sweeps import SweepFailed
 

@@ -9,8 +9,9 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -53,6 +54,19 @@ def config_hash(config: dict[str, Any]) -> str:
     """Return eight hexadecimal digits that name the scientific part of a configuration."""
     canonical = json.dumps(_canonical(scientific(config)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def criterion(classes: Sequence[str]) -> tuple[str, Literal["min", "max"]]:
+    """Return the metric that chooses the best epoch, and whether its least or its greatest value does: the accuracy
+    where there are classes, and the loss where numbers are to be known."""
+    return ("accuracy", "max") if classes else ("loss", "min")
+
+
+def objective(record: dict[str, Any]) -> float:
+    """Return what a search for good settings is to make great: the accuracy in validation, or minus the loss."""
+    score, mode = criterion(record["classes"])
+    value = record["metrics"]["best"]["validation"][score]
+    return value if mode == "max" else -value
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:

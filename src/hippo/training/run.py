@@ -2,12 +2,13 @@
 
 import datetime
 import logging
+import math
 import re
 import shlex
 import shutil
 import sys
+import time
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from hippo.data import Sequences
+from hippo.data import Sequences, Splits
+from hippo.data.base import move
 from hippo.files import write_atomically
 from hippo.models import SequenceModel
 from hippo.training import checkpoints, records, tracking
 from hippo.training.callbacks import EpochSeed, History
-from hippo.training.classifier import SequenceClassifier, SequenceData
 from hippo.training.config import ConfigError, building, check
 from hippo.training.curves import draw_curves
+from hippo.training.learner import SequenceData, SequenceLearner
 from hippo.training.processes import is_first, say
 
 
@@ -83,10 +85,11 @@ def summary(record: dict[str, Any]) -> str:
     """Return the lines that say what a run came to."""
     lines = []
     for reading, result in record["metrics"].items():
-        shifted = [f", {name} {shift['test']['accuracy']:.4f}" for name, shift in result.get("shifted", {}).items()]
+        score = records.criterion(record["classes"])[0]
+        shifted = [f", {name} {shift['test'][score]:.4f}" for name, shift in result.get("shifted", {}).items()]
         lines.append(
-            f"{reading:>5} epoch ({result['epoch']}): validation accuracy {result['validation']['accuracy']:.4f}, "
-            f"test accuracy {result['test']['accuracy']:.4f}{''.join(shifted)}"
+            f"{reading:>5} epoch ({result['epoch']}): validation {score} {result['validation'][score]:.4f}, "
+            f"test {score} {result['test'][score]:.4f}{''.join(shifted)}"
         )
     return "\n".join(lines)
 
@@ -97,15 +100,15 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         torch.set_num_threads(values["threads"])
     with building("dataset"):
         data = SequenceData(instantiate(values["dataset"]), Path(values["paths"]["data"]).expanduser(), seed)
-    example, classes = data.splits.train.everything.x, data.splits.classes
+    (example, targets, *_), classes = data.splits.train.everything, data.splits.classes
     pl.seed_everything(seed, verbose=False)
     with building("model"):
         model = instantiate(values["model"], input_size=example.shape[2])
     misfit(model, data.splits.train)
     with building("optimizer"):
         optimizer = instantiate(values["optimizer"], _partial_=True)
-        module = SequenceClassifier(model, len(classes), optimizer, data.splits.shifted)
-    parameters = sum(p.numel() for p in module.parameters())
+        module = SequenceLearner(model, len(classes), optimizer, data.splits.shifted, numbers=targets.shape[-1])
+    parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
 
     last = folder / "checkpoints" / "last.ckpt"
     resume = last if last.exists() and not values["force"] else None
@@ -141,7 +144,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
             write_atomically(folder / "config.yaml", text)
         history = History({"started": started} | provenance)
         with building("trainer"):
-            trainer = _trainer(values, folder, history, tracker, data.splits.shifted)
+            trainer = _trainer(values, folder, history, tracker, data.splits)
         trainer.fit(module, datamodule=data, ckpt_path=resume)
         results = _evaluate(trainer, module, data, history, folder)
         if not is_first():
@@ -158,6 +161,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
             "epochs": len(history.epochs),
             "classes": list(classes),
             **results,
+            "samples_per_second": throughput(module, data.splits.test),
             "history": history.epochs,
             "seconds": round(sum(epoch["seconds"] for epoch in history.epochs), 1),
             "peak_memory": records.peak_memory(),
@@ -182,8 +186,22 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def _trainer(values: dict[str, Any], folder: Path, history: History, tracker: Any, shifts: Iterable[str]) -> pl.Trainer:
-    monitor: dict[str, Any] = {"monitor": "validation/accuracy", "mode": "max"}
+def throughput(module: SequenceLearner, data: Sequences) -> float:
+    """Return how many samples a second a model reads of one sequence by itself, the best of three readings."""
+    module.eval()
+    fastest, batch = math.inf, move(data[0], module.device)
+    with torch.inference_mode():
+        for _ in range(3):
+            start = time.perf_counter()
+            module(batch).cpu()
+            fastest = min(fastest, time.perf_counter() - start)
+    length = batch.x.shape[1] if batch.lengths is None else int(batch.lengths)
+    return length / fastest
+
+
+def _trainer(values: dict[str, Any], folder: Path, history: History, tracker: Any, splits: Splits) -> pl.Trainer:
+    score, mode = records.criterion(splits.classes)
+    monitor: dict[str, Any] = {"monitor": f"validation/{score}", "mode": mode}
     always: dict[str, Any] = {
         "dirpath": folder / "checkpoints",
         "save_on_train_epoch_end": True,
@@ -195,8 +213,8 @@ def _trainer(values: dict[str, Any], folder: Path, history: History, tracker: An
     bar = values["trainer"].get("enable_progress_bar", True) and sys.stderr.isatty()
     if bar:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
-    for shift in shifts:
-        monitor_shift = monitor | {"monitor": f"validation@{shift}/accuracy"}
+    for shift in splits.shifted:
+        monitor_shift = monitor | {"monitor": f"validation@{shift}/{score}"}
         callbacks.append(checkpoints.Keep(filename=f"best@{shift}", **monitor_shift, **always))
     # The last checkpoint comes after the best, so that a run cut between them repeats the epoch.
     callbacks += [
@@ -216,18 +234,21 @@ def _trainer(values: dict[str, Any], folder: Path, history: History, tracker: An
 
 
 def _evaluate(
-    trainer: pl.Trainer, module: SequenceClassifier, data: SequenceData, history: History, folder: Path
+    trainer: pl.Trainer, module: SequenceLearner, data: SequenceData, history: History, folder: Path
 ) -> dict[str, Any]:
-    """Read the test split: with the weights of the best epoch by validation accuracy, with the last ones, and with
+    """Read the test split: with the weights of the epoch that validation finds best, with the last ones, and with
     those that are the best under each shift.
 
     Returns:
-        The metrics of each reading; of the first one also the confusion matrix (true class × predicted class), and the
-        accuracy over the sweep where there is one.
+        The metrics of each reading; of the first one also the confusion matrix (true class × predicted class) where
+        there are classes, and the metrics over the sweep where there is one.
     """
+    score, mode = records.criterion(data.splits.classes)
+    best = max if mode == "max" else min
+    kept = ("loss", "accuracy") if data.splits.classes else ("loss",)
 
     def metrics(split: str, source: dict[str, float]) -> dict[str, float]:
-        return {name: source[f"{split}/{name}"] for name in ("loss", "accuracy")}
+        return {name: source[f"{split}/{name}"] for name in kept}
 
     def test(sequences: Sequences, name: str = "test") -> dict[str, float]:
         module.test_name = name
@@ -237,7 +258,7 @@ def _evaluate(
     read: dict[float, dict[str, Any]] = {}
     for reading in ("best", "last", *(f"best@{shift}" for shift in shifts)):
         split = reading.replace("best", "validation")
-        epoch = history.epochs[-1] if reading == "last" else max(history.epochs, key=lambda e: e[f"{split}/accuracy"])
+        epoch = history.epochs[-1] if reading == "last" else best(history.epochs, key=lambda e: e[f"{split}/{score}"])
         if epoch["epoch"] not in read:
             path = folder / "checkpoints" / f"{reading}.ckpt"
             checkpoint = checkpoints.load(path)
@@ -252,7 +273,7 @@ def _evaluate(
                 "validation": metrics("validation", epoch),
                 "test": test(data.splits.test),
             }
-            confusion = module.confusion.compute().tolist()
+            confusion = None if module.confusion is None else module.confusion.compute().tolist()
             if shifts:
                 read[epoch["epoch"]]["shifted"] = {
                     name: {
@@ -262,7 +283,8 @@ def _evaluate(
                     for name, shift in shifts.items()
                 }
             if reading == "best":
-                results["confusion"] = confusion
+                if confusion is not None:
+                    results["confusion"] = confusion
                 if sweep := data.splits.sweep:
                     results["sweep"] = [
                         {"kind": point.kind, "value": point.value}
@@ -279,6 +301,8 @@ def _quieten() -> None:
         "does not have many workers",  # batches come from memory
         "exists and is not empty",  # so it is when a run is resumed
         "smaller than the logging interval",  # metrics are logged per epoch
+        "`LightningModule.configure_optimizers` returned `None`",  # so it is where nothing is learnt
+        "`training_step` returned `None`",
         "`isinstance(treespec, LeafSpec)` is deprecated",
         "The `srun` command is available on your system but is not used",
     ):

@@ -65,8 +65,8 @@ def wandb_logger(
 
 
 def log_results(logger: WandbLogger, record: dict[str, Any], folder: Path) -> None:
-    """Log what is known at the end: metrics of each reading, the confusion matrix, the picture of the curves, and the
-    record itself, which `scripts/collect.py --wandb` can fetch."""
+    """Log what is known at the end: metrics of each reading, the confusion matrix where there are classes, the picture
+    of the curves, and the record itself, which `scripts/collect.py --wandb` can fetch."""
     run = logger.experiment
     if run.disabled:
         return
@@ -75,14 +75,12 @@ def log_results(logger: WandbLogger, record: dict[str, Any], folder: Path) -> No
         for at, metrics in ({"": result} | shifted).items():
             for split in ("validation", "test"):
                 run.summary.update({f"{reading}/{split}{at}/{name}": v for name, v in metrics[split].items()})
-    counts, classes = np.array(record["confusion"]), record["classes"]
-    truth, predicted = (np.repeat(index.ravel(), counts.ravel()).tolist() for index in np.indices(counts.shape))
-    run.log(
-        {
-            "confusion": wandb.plot.confusion_matrix(y_true=truth, preds=predicted, class_names=classes),
-            "curves": wandb.Image(str(folder / "curves.png")),
-        }
-    )
+    pictures: dict[str, Any] = {"curves": wandb.Image(str(folder / "curves.png"))}
+    if classes := record["classes"]:
+        counts = np.array(record["confusion"])
+        truth, predicted = (np.repeat(index.ravel(), counts.ravel()).tolist() for index in np.indices(counts.shape))
+        pictures["confusion"] = wandb.plot.confusion_matrix(y_true=truth, preds=predicted, class_names=classes)
+    run.log(pictures)
     # A copy, for W&B would link to what may be moved before it is uploaded, and say so.
     run.save(shutil.copy(folder / "record.json", run.dir), base_path=run.dir, policy="now")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hippo.models import GRU, ExpRNN
-from hippo.training.classifier import SequenceClassifier
 from hippo.training.config import ConfigError
 from hippo.training.errors import explain
+from hippo.training.learner import SequenceLearner
 from hippo.training.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -17,7 +17,7 @@ MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 
 
 def test_the_orthogonal_parameters_learn_at_a_tenth_of_the_rate():
-    module = SequenceClassifier(ExpRNN(1, 6), 3, lambda groups: torch.optim.Adam(groups, lr=0.02))
+    module = SequenceLearner(ExpRNN(1, 6), 3, lambda groups: torch.optim.Adam(groups, lr=0.02))
     rates = {
         id(parameter): group["lr"]
         for group in module.configure_optimizers().param_groups
@@ -29,7 +29,7 @@ def test_the_orthogonal_parameters_learn_at_a_tenth_of_the_rate():
 
 
 def test_other_models_learn_at_one_rate():
-    module = SequenceClassifier(GRU(1, 6), 3, lambda groups: torch.optim.SGD(groups, lr=0.1))
+    module = SequenceLearner(GRU(1, 6), 3, lambda groups: torch.optim.SGD(groups, lr=0.1))
     (group,) = module.configure_optimizers().param_groups
     assert group["lr"] == 0.1
     assert len(group["params"]) == len(list(module.parameters()))

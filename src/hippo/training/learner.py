@@ -23,16 +23,17 @@ class Divergence(RuntimeError):
     """Training produced a loss that is not a finite number."""
 
 
-class SequenceClassifier(pl.LightningModule):
-    """Cross entropy on a linear read-out of a model's features.
+class SequenceLearner(pl.LightningModule):
+    """A read-out of a model's features: of classes, by cross entropy, or of numbers, by the mean squared error.
 
-    Logs loss and accuracy of each split per epoch, as `train/…`, `validation/…`, `validation@SHIFT/…` and `test/…`, and
-    the vector-field evaluations of a forward pass where there are any. Parameters learn at the rates that the model's
-    `lr_factors` say.
+    Logs the loss of each split per epoch, and of classes the accuracy, as `train/…`, `validation/…`,
+    `validation@SHIFT/…` and `test/…`, and the vector-field evaluations of a forward pass where there are any.
+    Parameters learn at the rates that the model's `lr_factors` say.
 
     Args:
         model: Features (B, D).
-        classes: Number of classes.
+        classes: Number of classes; 0 for numbers.
+        numbers: Number of numbers, where there are no classes.
         optimizer: Makes an optimizer from groups of parameters.
         shifts: Names of the shifts that are validated on.
 
@@ -41,28 +42,36 @@ class SequenceClassifier(pl.LightningModule):
     """
 
     def __init__(
-        self, model: SequenceModel, classes: int, optimizer: Callable[..., Optimizer], shifts: Iterable[str] = ()
+        self,
+        model: SequenceModel,
+        classes: int,
+        optimizer: Callable[..., Optimizer],
+        shifts: Iterable[str] = (),
+        numbers: int = 0,
     ) -> None:
         super().__init__()
         self.validations = ("validation", *(f"validation@{shift}" for shift in shifts))
         self.test_name = "test"
         self.model = model
-        self.head = nn.Linear(model.hidden_size, classes)
+        self.head = nn.Linear(model.hidden_size, classes) if classes else model.read_out(numbers)
+        self.criterion = nn.functional.cross_entropy if classes else nn.functional.mse_loss
         self.make_optimizer = optimizer
         self.configure_optimizers()  # what is wrong with its settings is said before any work
         # No metric looks at its input's values on the host: on a GPU that would stall every step.
         self.metrics = nn.ModuleDict()
         for split in ("train", *self.validations, "test"):
             self.metrics[f"{split}/loss"] = MeanMetric(nan_strategy="disable")
-            self.metrics[f"{split}/accuracy"] = MulticlassAccuracy(classes, average="micro", validate_args=False)
-        self.confusion = MulticlassConfusionMatrix(classes, validate_args=False)
+            if classes:
+                self.metrics[f"{split}/accuracy"] = MulticlassAccuracy(classes, average="micro", validate_args=False)
+        self.confusion = MulticlassConfusionMatrix(classes, validate_args=False) if classes else None
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return logits (B, classes)."""
+        """Return logits (B, classes), or numbers (B, M)."""
         return self.head(self.model(batch.x, batch.timestamps, batch.mask, batch.lengths))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        loss = self._step(batch, "train")
+        return loss if loss.requires_grad else None
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._step(batch, self.validations[dataloader_idx])
@@ -70,12 +79,16 @@ class SequenceClassifier(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "test")
 
-    def configure_optimizers(self) -> Optimizer:
+    def configure_optimizers(self) -> Optimizer | None:
         factors = {f"model.{name}": factor for name, factor in self.model.lr_factors.items()}
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
             factor = next((f for prefix, f in factors.items() if name.startswith(f"{prefix}.")), 1.0)
             groups.setdefault(factor, []).append(parameter)
+        if not groups:
+            return None  # nothing is learnt
         optimizer = self.make_optimizer([{"params": parameters} for parameters in groups.values()])
         for group, factor in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] *= factor
@@ -90,10 +103,11 @@ class SequenceClassifier(pl.LightningModule):
             )
 
     def on_test_epoch_start(self) -> None:
-        self.confusion.reset()
+        if self.confusion is not None:
+            self.confusion.reset()
 
     def _step(self, batch: Batch, split: str) -> Tensor:
-        logits = self(batch)
+        output = self(batch)
         name = self.test_name if split == "test" else split
         once: dict[str, Any] = {
             "on_step": False,
@@ -103,13 +117,14 @@ class SequenceClassifier(pl.LightningModule):
         }
         if self.model.evaluations is not None:
             self.log(f"{name}/evaluations", float(self.model.evaluations), **once)
-        loss = nn.functional.cross_entropy(logits, batch.y)
+        loss = self.criterion(output, batch.y)
         self._metric(f"{split}/loss").update(loss.detach(), weight=len(batch.y))
-        self._metric(f"{split}/accuracy").update(logits.detach(), batch.y)
-        if split == "test":
-            self.confusion.update(logits, batch.y)
-        for metric in ("loss", "accuracy"):
-            self.log(f"{name}/{metric}", self._metric(f"{split}/{metric}"), **once)
+        self.log(f"{name}/loss", self._metric(f"{split}/loss"), **once)
+        if self.confusion is not None:
+            self._metric(f"{split}/accuracy").update(output.detach(), batch.y)
+            self.log(f"{name}/accuracy", self._metric(f"{split}/accuracy"), **once)
+            if split == "test":
+                self.confusion.update(output, batch.y)
         return loss
 
     def _metric(self, name: str) -> Metric:
