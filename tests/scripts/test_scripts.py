@@ -120,3 +120,17 @@ def test_streaming_measures_rates_errors_and_growth(tmp_path):
         assert row["dense"] > 0
     assert (tmp_path / "figures" / "scaling.png").read_bytes().startswith(b"\x89PNG")
     assert said.count("time grows as") == 2
+
+
+def test_approximation_is_bounded_by_the_best_polynomial(tmp_path):
+    few = ("--cycles", 10, "--functions", 1)
+    shown = script("approximate", "--orders", 20, 60, "--lengths", 100, 300, *few, "--out", tmp_path)
+    assert "best polynomial" in shown
+    errors = json.loads((tmp_path / "benchmarks" / "approximation.json").read_text())["errors"]
+    for order in ("20", "60"):
+        best = errors["N"]["best polynomial"][order]
+        assert 0.999 * best < errors["N"]["LegS"][order] < 1.1 * best + 1e-3
+    assert errors["N"]["LegS"]["60"] < 0.01 < errors["N"]["LegS"]["20"] < 1
+    assert errors["L"]["euler"]["100"] is None  # unstable: beyond what float64 has
+    assert errors["L"]["bilinear, float64"]["300"] < errors["L"]["backward_euler"]["300"] < 1
+    assert (tmp_path / "figures" / "approximation.png").stat().st_size > 10_000

@@ -1,0 +1,127 @@
+"""How well N numbers hold a whole function: the error against N, against the number of samples, and by discretization.
+
+    python scripts/approximate.py                  # a table
+    python scripts/approximate.py --out results    # and benchmarks/approximation.json, figures/approximation.png there
+
+White noise of 100 cycles is read back at 1,000 times, as in `experiment=function_approximation`. Errors are mean
+squared ones, over the mean square of the functions: 1 is to know nothing.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from hippo import HiPPO, kernels
+from hippo.data import white_noise
+from hippo.measures import LegS, LegT, Measure
+from hippo.training import records
+
+ORDERS = (16, 32, 64, 128, 192, 256, 320, 384, 512, 1024)
+LENGTHS = (10**3, 3 * 10**3, 10**4, 3 * 10**4, 10**5, 10**6, 10**7)
+POINTS = 1000
+FLOOR = "best polynomial"
+MOST = {"euler": 10**5, "backward_euler": 10**5, "zoh": 3000}  # samples that are enough where a loop is Python's
+
+
+def error(memory: HiPPO, signal: Tensor) -> float:
+    """Return the relative mean squared error of what a memory gives back of signals (B, L)."""
+    coefficients = memory.remember(signal).coefficients.double()
+    length = memory.measure.length if isinstance(memory.measure, LegT) else 1.0
+    at = sampled(signal.shape[1])
+    return relative(memory.reconstruct(coefficients, length * at / at[-1], length), signal[:, at])
+
+
+def floor(order: int, signal: Tensor, most: int = 10_000) -> float:
+    """Return the error of the best polynomial approximation of that order, by least squares over the samples."""
+    at, among = sampled(signal.shape[1]), torch.arange(0, signal.shape[1], max(1, signal.shape[1] // most))
+    known, wanted = (LegS().basis(order, times.double() / at[-1], 1.0) for times in (among, at))
+    coefficients = torch.linalg.lstsq(known, signal[:, among].double().mT).solution
+    return relative((wanted @ coefficients).mT, signal[:, at])
+
+
+def sampled(length: int) -> Tensor:
+    """Return the samples that are to be given back, by their number."""
+    return torch.linspace(0, length - 1, POINTS, dtype=torch.float64).round().long()
+
+
+def relative(read: Tensor, values: Tensor) -> float:
+    return ((read - values).square().mean() / values.double().square().mean()).item()
+
+
+def cases(orders: list[int], lengths: list[int]) -> Iterator[tuple[str, str, float, int, int, torch.dtype]]:
+    """Yield panel, line, position, N, L and dtype of each error to be found."""
+    for order in orders:
+        for line in ("LegS", "LegT", FLOOR):
+            yield "N", line, order, order, 10**5, torch.float64
+    for length in lengths:
+        for line, most in MOST.items():
+            if length <= most:
+                yield "L", line, length, 256, length, torch.float64
+        for dtype in (torch.float64, torch.float32):
+            if length <= 10**5 or kernels.compiled():
+                yield "L", f"bilinear, {str(dtype)[6:]}", length, 256, length, dtype
+
+
+def measure(orders: list[int], lengths: list[int], functions: int, cycles: int) -> dict[str, Any]:
+    """Return the errors by panel, line and position."""
+    found: dict[str, dict[str, dict[str, float]]] = {"N": {}, "L": {}}
+    work = list(cases(orders, lengths))
+    for panel, line, position, order, length, dtype in tqdm(work, desc="errors", unit="memory"):
+        signal = white_noise(functions, length, cycles, seed=2).to(dtype)
+        if line == FLOOR:
+            value = floor(order, signal)
+        else:
+            measure: Measure = LegT(float(length)) if line == "LegT" else LegS()
+            discretization = "bilinear" if panel == "N" else line.partition(",")[0]
+            value = error(HiPPO(measure, order, discretization), signal)
+        found[panel].setdefault(line, {})[f"{position}"] = value
+    size = {"functions": functions, "cycles": cycles, "points": POINTS}
+    return {"size": size, "errors": found} | records.provenance()
+
+
+def draw(errors: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    titles = {"N": "100,000 samples", "L": "LegS, N = 256, by discretization"}
+    for axes, (panel, lines) in zip(figure.subplots(1, 2, sharey=True), errors.items(), strict=True):
+        for line, values in lines.items():
+            style = {"color": "0.6", "ls": "--"} if line == FLOOR else {"marker": "o", "ms": 4}
+            heights = [y if y < 10 else math.nan for y in values.values()]  # what is off the scale is not drawn
+            axes.loglog([int(x) for x in values], heights, label=line.replace("_", " "), **style)
+        axes.set_xlabel({"N": "coefficients N", "L": "samples of the same functions L"}[panel])
+        axes.set_title(titles[panel], loc="left", fontsize=10)
+        axes.axhline(1, color="0.8", lw=1)
+        axes.legend(frameon=False, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("relative mean squared error")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--orders", type=int, nargs="+", default=ORDERS, metavar="N", help="coefficients (16 … 1024)")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, metavar="L", help="samples (10^3 … 10^7)")
+    parser.add_argument("--functions", type=int, default=4, help="how many are averaged over (4)")
+    parser.add_argument("--cycles", type=int, default=100, help="periods of their highest frequency (100)")
+    parser.add_argument("--out", type=Path, help="folder for benchmarks/ and figures/")
+    args = parser.parse_args()
+    result = measure(sorted(args.orders), sorted(args.lengths), args.functions, args.cycles)
+    for panel, lines in result["errors"].items():
+        for line, values in lines.items():
+            print(f"{line:18} {panel}: " + "  ".join(f"{int(x):,} {y:.2g}" for x, y in values.items()))
+    if args.out:
+        path = args.out / "benchmarks" / "approximation.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        records.write(path, result)
+        draw(result["errors"], args.out / "figures" / "approximation.png")
+
+
+if __name__ == "__main__":
+    main()
