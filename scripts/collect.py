@@ -14,7 +14,7 @@ from hippo.tables.collect import by_name, collect, download, read_all
 from hippo.tables.describe import WHAT, hardware, link, result, what
 from hippo.tables.render import MEANING, comparison, entries, markdown, quantities, write_table
 from hippo.tables.report import write_report
-from hippo.tables.table import Cell, Table, cells, read_table
+from hippo.tables.table import Cell, Table, every_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -112,10 +112,16 @@ def render(found: list[dict[str, Any]], timing: dict[str, Any]) -> str:
 def render_summary(
     tables: Mapping[str, tuple[Table, list[Cell]]],
     found: list[dict[str, Any]],
-    streaming: dict[str, Any],
-    step: dict[str, Any],
+    benchmarks: Mapping[str, dict[str, Any]],
 ) -> str:
-    """Return the README's section on results; every figure of ours in it comes from a record."""
+    """Return the README's section on results; every figure of ours in it comes from a record.
+
+    Args:
+        tables: By name, tables and their cells.
+        found: All records.
+        benchmarks: By name, those of `results/benchmarks` that are shown: approximation, streaming, training_step.
+    """
+    approximation, streaming, step = (benchmarks[name] for name in ("approximation", "streaming", "training_step"))
     lines = []
     for name, (spec, filled) in tables.items():
         shown = entries(spec, filled, by_name(found), "best")
@@ -125,12 +131,22 @@ def render_summary(
         lines[-1] += f"what the paper reports ({spec.source}), with {comparison(spec)}. {MEANING}"
         lines += ["", *markdown(spec, shown), ""]
         lines += [f"![accuracy against shift](results/tables/{name}.png)", ""] if spec.figure else []
+    legs, best = (approximation["errors"]["N"][line]["256"] for line in ("LegS", "best polynomial"))
+    lines += [
+        f"**What N numbers hold.** Of white noise of {approximation['size']['cycles']} cycles 256 coefficients of LegS "
+        f"miss {100 * legs:.1f} % of the power, and the best polynomial of that order, made with all samples in view, "
+        f"{100 * best:.1f} % (`python scripts/approximate.py`, [record](results/benchmarks/approximation.json)):",
+        "",
+        "![error against N, and against the number of samples](results/figures/approximation.png)",
+        "",
+    ]
     cells = [
         [
             f"{row['order']}",
             row["dtype"],
             f"{row['batch']}",
             f"{row['wavefront'] / 1e6:.1f}",
+            f"{row['sliding'] / 1e6:.1f}",
             f"{row['plain'] / 1e6:.2f}" if "plain" in row else "–",
             f"{row['dense'] / 1e6:.2f}",
             f"{row['error']:.0e}",
@@ -140,13 +156,13 @@ def render_summary(
     by_length = streaming["scaling"]["L"]
     lines += [
         f'**Streaming.** `HiPPO("legs", N).remember(signal)` in millions of samples a second, all series together, '
-        f"on one core of {hardware(streaming['machine'])}, beside the plain O(N) loop, compiled, and a product "
-        f"with one dense matrix a step; "
+        f"on one core of {hardware(streaming['machine'])}; the same of LegT, whose window slides; the plain O(N) loop "
+        "of LegS, compiled; and a product with one dense matrix a step. "
         f"{by_length['sizes'][-1]:,} samples at N = 256 took {by_length['seconds'][-1]:.2f} s "
         "(`python scripts/streaming.py`, [record](results/benchmarks/streaming.json), "
         "[growth](results/figures/scaling.png)):",
         "",
-        *table(["N", "dtype", "series", "remember", "plain loop", "dense", "largest error"], cells),
+        *table(["N", "dtype", "series", "LegS", "LegT", "plain loop", "dense", "largest error"], cells),
         "",
     ]
     size = step["size"]
@@ -175,15 +191,10 @@ def with_summary(readme: str, summary: str) -> str:
     return f"{before}{begin}{summary}\n{end}{after}"
 
 
-def read_benchmark(name: str) -> dict[str, Any]:
-    """Return a committed result of scripts/benchmark.py."""
-    return json.loads((RESULTS / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def every_table() -> dict[str, tuple[Table, list[Cell]]]:
-    """Return the project's tables by their names, with their cells."""
-    specs = {path.stem: read_table(path) for path in sorted((ROOT / "configs" / "table").glob("*.yaml"))}
-    return {name: (spec, list(cells(spec, ROOT / "configs"))) for name, spec in specs.items()}
+def every_benchmark() -> dict[str, dict[str, Any]]:
+    """Return the committed figures of scripts/benchmark.py, streaming.py and approximate.py, by their names."""
+    paths = sorted((RESULTS / "benchmarks").glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def main() -> None:
@@ -199,14 +210,14 @@ def main() -> None:
             download(project, Path(folder))
         for line in collect([*args.outputs, Path(folder)], RESULTS):
             print(line)
-    found, timing = read_all(RESULTS), read_benchmark("models")
-    write_atomically(RESULTS / "README.md", render(found, timing))
-    tables = every_table()
+    found, benchmarks = read_all(RESULTS), every_benchmark()
+    write_atomically(RESULTS / "README.md", render(found, benchmarks["models"]))
+    tables = every_table(ROOT / "configs")
     for name, (spec, filled) in tables.items():
         write_table(name, spec, filled, by_name(found), RESULTS)
     write_report(tables, by_name(found), RESULTS)
     readme = ROOT / "README.md"
-    summary = render_summary(tables, found, read_benchmark("streaming"), read_benchmark("training_step"))
+    summary = render_summary(tables, found, benchmarks)
     write_atomically(readme, with_summary(readme.read_text(encoding="utf-8"), summary))
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hippo.tables.collect import by_name, collect, read_all
 from hippo.tables.render import write_table
 from hippo.tables.report import write_report
-from hippo.tables.table import Cell, Table, cells, read_table
+from hippo.tables.table import Cell, cells, every_table, read_table
 from hippo.training.config import ConfigError
 from hippo.training.sweeps import Run, SweepFailed, side_by_side, through
 
@@ -30,12 +30,6 @@ ROOT = Path(__file__).parents[1]
 def needed(table: list[Cell]) -> list[Run]:
     """Return the runs behind a table's cells, each once: all of the first seed before any of the second."""
     return sorted(dict.fromkeys(run for cell in table for run in cell.runs), key=lambda run: run.config["seed"])
-
-
-def every_table(name: str, table: Table) -> dict[str, tuple[Table, list[Cell]]]:
-    """Return the project's tables and one more by their names, with their cells."""
-    specs = {path.stem: read_table(path) for path in sorted((ROOT / "configs" / "table").glob("*.yaml"))}
-    return {name: (spec, list(cells(spec, ROOT / "configs"))) for name, spec in {**specs, name: table}.items()}
 
 
 def seconds_needed(run: Run, found: dict[tuple[str, str], Any]) -> float | None:
@@ -96,8 +90,8 @@ def main() -> None:
         if unknown := set(args.rows or []) - set(table.rows):
             parser.error(f"there is no row {unknown.pop()}; choose from {', '.join(table.rows)}")
 
-        alone = {name: (table, list(cells(table, ROOT / "configs")))} if args.dry_run else None
-        tables = alone or every_table(name, table)
+        alone = {name: (table, list(cells(table, ROOT / "configs")))}
+        tables = alone if args.dry_run else every_table(ROOT / "configs") | alone
 
         def render() -> dict[tuple[str, str], Any]:
             for line in collect([outputs], results):

@@ -9,7 +9,7 @@ import pytest
 from hippo.tables.collect import by_name, read_all, unfit
 from hippo.tables.render import write_table
 from hippo.tables.report import report
-from hippo.tables.table import cells, read_table
+from hippo.tables.table import every_table
 from hippo.training import records
 
 ROOT = Path(__file__).parents[2]
@@ -28,32 +28,31 @@ def test_the_figures_in_both_readmes_are_what_the_committed_records_give():
     found = read_all(RESULTS)
     assert found
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
-    assert page == collect.render(found, collect.read_benchmark("models"))
+    benchmarks = collect.every_benchmark()
+    assert page == collect.render(found, benchmarks["models"])
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    speed = map(collect.read_benchmark, ("streaming", "training_step"))
-    tables = {path.stem: with_cells(path) for path in TABLES}
-    assert readme == collect.with_summary(readme, collect.render_summary(tables, found, *speed))
+    assert readme == collect.with_summary(readme, collect.render_summary(every(), found, benchmarks))
     assert "test accuracy in per cent" in readme
 
 
-TABLES = sorted((ROOT / "configs" / "table").glob("*.yaml"))
+TABLES = sorted(path.stem for path in (ROOT / "configs" / "table").glob("*.yaml"))
 
 
 @functools.cache
-def with_cells(path: Path):
-    return read_table(path), list(cells(read_table(path), ROOT / "configs"))
+def every():
+    return every_table(ROOT / "configs")
 
 
 def test_the_page_of_all_results_has_every_record_and_stays_small():
     found = by_name(read_all(RESULTS))
-    page = report({path.stem: with_cells(path) for path in TABLES}, found)
+    page = report(every(), found)
     assert all(f"records/{name}/{run}.json" in page for name, run in found)
     assert len(page) < 3e6
 
 
-@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
-def test_the_figures_in_a_table_are_what_the_committed_records_give(path, tmp_path):
-    written = write_table(path.stem, *with_cells(path), by_name(read_all(RESULTS)), tmp_path)
+@pytest.mark.parametrize("name", TABLES)
+def test_the_figures_in_a_table_are_what_the_committed_records_give(name, tmp_path):
+    written = write_table(name, *every()[name], by_name(read_all(RESULTS)), tmp_path)
     for new in written:
         committed = RESULTS / "tables" / new.name
         assert committed.is_file()
@@ -86,7 +85,7 @@ def test_the_digits_are_learnt_by_every_seed():
 
 def test_every_model_has_a_row_with_its_seeds():
     collect = load("collect")
-    found, timing = read_all(RESULTS), collect.read_benchmark("models")
+    found, timing = read_all(RESULTS), collect.every_benchmark()["models"]
     models = {path.stem for path in (ROOT / "configs" / "model").glob("*.yaml")}
     rows = [row for row in collect.every_model(found, timing) if row.startswith("| `") and "`model=`" not in row]
     assert {row.split("`")[1] for row in rows} == models

@@ -199,6 +199,12 @@ def cells(table: Table, configs: Path) -> Iterator[Cell]:
                 yield Cell(row_name, column_name, [first(overrides).with_seed(seed) for seed in seeds])
 
 
+def every_table(configs: Path) -> dict[str, tuple[Table, list[Cell]]]:
+    """Return the tables of a folder of configurations by their names, with their cells."""
+    specs = {path.stem: read_table(path) for path in sorted((configs / "table").glob("*.yaml"))}
+    return {name: (spec, list(cells(spec, configs))) for name, spec in specs.items()}
+
+
 def _planned(overrides: tuple[str, ...]) -> Run:
     return Run.planned(overrides, hydra.compose("train", list(overrides), return_hydra_config=True))
 
