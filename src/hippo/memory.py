@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hippo import discretize, measures
-from hippo.kernels import jit, lti, stream
+from hippo.kernels import jit, lti, stream, sweep
 from hippo.kernels.gated import Operator
 from hippo.kernels.legs import Transition, legs_dilation, legs_transition
 from hippo.kernels.sweep import Sweep
@@ -104,10 +104,13 @@ class HiPPO(nn.Module):
         if form != "recurrence" and (self.measure.scale_invariant or timestamps is not None):
             raise ValueError(f"as a {form} there are memories of translated measures without timestamps only")
         now = self._end(signal, timestamps, since)
+        if form == "recurrence" and self._swept(c):
+            outputs = self._sequence(signal, timestamps, since, c, every=True)
+            return outputs, State(outputs[:, -1].clone(), now)
         if form != "recurrence":
             A, B = (v.to(c) for v in _regular_step(self.measure, self.order, self.discretization, 1.0))
             outputs = (lti.scan if form == "scan" else lti.convolution)(A, B, signal.movedim(1, -1), c).movedim(-2, 1)
-            return outputs, State(outputs[:, -1], now)
+            return outputs, State(outputs[:, -1].clone(), now)
         outputs = []
         transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
         for f, transition in zip(signal.unbind(1), transitions, strict=True):
@@ -135,10 +138,45 @@ class HiPPO(nn.Module):
         if not self.measure.scale_invariant and timestamps is None and signal.shape[1] >= _CHUNK:
             A, B = (v.to(c.device) for v in _regular_step(self.measure, self.order, self.discretization, 1.0))
             return State(lti.last(A, B, signal.movedim(1, -1), c), now)
+        if self._swept(c):
+            return State(self._sequence(signal, timestamps, since, c, every=False), now)
         transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
         for f, transition in zip(signal.unbind(1), transitions, strict=True):
             c = transition(c, f)
         return State(c, now)
+
+    def _swept(self, c: Tensor) -> bool:
+        """Return whether the steps of coefficients like c are those of `hippo.kernels.sweep`."""
+        return self.measure.scale_invariant and self.discretization != "zoh" and jit.serves(c)
+
+    def _relative_steps(
+        self, length: int, timestamps: Tensor | None, since: Tensor | float | None, device: torch.device
+    ) -> Tensor:
+        """Return LegS's steps dt/t, (L, 1) where all samples share them and (L, B) where not, in float64."""
+        gaps, times, still = self._schedule(length, timestamps, since, device)
+        relative = _relative(gaps, times)
+        relative = relative if relative.dim() == 2 else relative.unsqueeze(-1)
+        return relative if still is None else torch.where(still, 0.0, relative)
+
+    def _sequence(
+        self, signal: Tensor, timestamps: Tensor | None, since: Tensor | float | None, c: Tensor, every: bool
+    ) -> Tensor:
+        """Return the coefficients after every sample, (B, L, N) or (B, L, C, N), or after the last."""
+        batch, length, *channels = signal.shape
+        step = self._relative_steps(length, timestamps, since, c.device).expand(length, batch)
+        f = signal.movedim(1, -1).flatten(0, -2)
+        step = step.repeat_interleave(len(f) // batch, dim=1)
+        c, first = c.flatten(0, -2), []
+        if since is None:  # the first sample fills the memory
+            c = torch.nn.functional.pad(f[:, :1], (0, self.order - 1))
+            f, step = f[:, 1:], step[1:]
+            first = [c.unsqueeze(1)] if every else []
+        if f.shape[1]:
+            c = sweep.sequence(c, f, step, _alpha(self.discretization), every)
+        if not every:
+            return c.unflatten(0, (batch, *channels))
+        rows = torch.cat([*first, c], dim=1) if f.shape[1] else first[0]
+        return rows.unflatten(0, (batch, *channels)).movedim(-2, 1)
 
     def _begin(
         self, signal: Tensor, timestamps: Tensor | None, state: State | None
@@ -237,15 +275,12 @@ class HiPPO(nn.Module):
             like: (B, ...), for dtype and device.
         """
         device = torch.device("cpu") if timestamps is None else like.device
-        gaps, times, still = self._schedule(length, timestamps, None, device)
-        if self.measure.scale_invariant and self.discretization != "zoh" and jit.serves(like):
+        if self._swept(like):
             first = Operator.of(Transition(None, torch.eye(1, self.order, dtype=like.dtype)[0]))
-            relative = _relative(gaps, times)
-            relative = relative if relative.dim() == 2 else relative.unsqueeze(-1)
-            if still is not None:
-                relative = torch.where(still, 0.0, relative)
-            relative = relative[1:].to(like).expand(-1, len(like)).contiguous()
+            relative = self._relative_steps(length, timestamps, None, device)[1:]
+            relative = relative.to(like).expand(-1, len(like)).contiguous()
             return (first, *(Sweep(self.order, step, _alpha(self.discretization)) for step in relative))
+        gaps, times, still = self._schedule(length, timestamps, None, device)
         if gaps.dim() == 2 or still is not None or (self.measure.scale_invariant and self.discretization == "zoh"):
             return None
         if not self.measure.scale_invariant and gaps.unique().numel() > _CHUNK:

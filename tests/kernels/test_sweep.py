@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hippo import HiPPO, kernels
+from hippo.kernels import jit, sweep
 from hippo.kernels.legs import legs_step
 from hippo.kernels.sweep import Sweep
 
@@ -81,3 +82,55 @@ def test_half_precision_and_other_devices_are_left_to_products():
     memory = HiPPO("legs", 8)
     for like in (torch.zeros(2, 8, dtype=torch.bfloat16), torch.zeros(2, 8, device="meta")):
         assert not any(isinstance(step, Sweep) for step in memory.operators(4, None, like=like))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+@pytest.mark.parametrize(("order", "length", "batch"), [(1, 1, 1), (5, 3, 2), (33, 150, 4), (256, 64, 1)])
+@pytest.mark.parametrize("every", [False, True])
+def test_a_sequence_is_its_steps_and_so_are_its_gradients(order, length, batch, alpha, every):
+    pytest.importorskip("numba")
+    c, f, step = (
+        torch.rand(shape, dtype=torch.float64) for shape in [(batch, order), (batch, length), (length, batch)]
+    )
+    given = [(v - 0.5).requires_grad_() for v in (c, f)]
+    state, expected = given[0], []
+    for sample, d in zip(given[1].unbind(1), step, strict=True):
+        state = legs_step(state, sample, d, alpha)
+        expected.append(state)
+    expected = torch.stack(expected, 1) if every else state
+    got = sweep.sequence(*given, step, alpha, every)
+    torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12)
+    upstream = torch.rand_like(expected)
+    for mine, theirs in zip(*(torch.autograd.grad(v, given, upstream) for v in (got, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_a_sequence_has_gradients_of_any_order(every):
+    pytest.importorskip("numba")
+    c, f = (torch.rand(shape, dtype=torch.float64, requires_grad=True) for shape in [(2, 4), (2, 5)])
+    step = torch.rand(5, 2, dtype=torch.float64)
+    squared = lambda c, f: sweep.sequence(c, f, step, 0.5, every).square()  # noqa: E731
+    assert torch.autograd.gradcheck(squared, (c, f))
+    assert torch.autograd.gradgradcheck(squared, (c, f))
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+@pytest.mark.parametrize("kind", ["none", "alike", "own", "paused"])
+@pytest.mark.parametrize("discretization", ["bilinear", "backward_euler", 0.7])
+def test_a_memory_is_the_same_compiled_or_not(monkeypatch, channels, kind, discretization):
+    pytest.importorskip("numba")
+    memory, signal = HiPPO("legs", 19, discretization), torch.rand(2, 90, *channels, dtype=torch.float64)
+    times = torch.rand(2, 90, dtype=torch.float64).cumsum(1)
+    times = {"none": None, "alike": times[:1].expand(2, -1), "own": times, "paused": times.clamp(max=30)}[kind]
+
+    def found() -> list[torch.Tensor]:
+        parts = [(signal[:, part], None if times is None else times[:, part]) for part in (slice(0, 1), slice(1, 90))]
+        first, state = memory(*parts[0])
+        second, end = memory(*parts[1], state)
+        return [first, second, end.coefficients, memory.remember(signal, times).coefficients, memory(signal, times)[0]]
+
+    compiled = found()
+    monkeypatch.setattr(jit, "serves", lambda tensor: False)
+    for mine, theirs in zip(compiled, found(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-11)

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import platform
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,22 @@ def native(function: Callable, dtype: torch.dtype, kinds: str, cache: bool = Tru
         loop = numba().cfunc(signature, **options)(function)
     call: Any = ctypes.CFUNCTYPE(None, *(known[kind][1] for kind in kinds))(loop.address)
     call.loop = loop  # its code lives as long as it does
+    return call
+
+
+def opaque(function: Callable) -> Callable:
+    """Keep torch.compile from looking into a function that calls what is compiled already, as `torch.compiler.disable`
+    does, but without loading the compiler, which takes seconds, where nothing has loaded it yet."""
+    disabled: Any = None
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        nonlocal disabled
+        if "torch._dynamo" not in sys.modules:
+            return function(*args)
+        disabled = disabled or torch.compiler.disable(function)
+        return disabled(*args)
+
     return call
 
 

@@ -26,7 +26,7 @@ from hippo.kernels import jit
 _CHUNK = 4096  # steps that share a table of reciprocals
 
 
-@torch.compiler.disable  # which cannot look into what is compiled already
+@jit.opaque
 def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
     """Advance LegS coefficients by samples one unit of time apart, with the bilinear transform.
 
