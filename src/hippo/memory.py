@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hippo import discretize, measures
-from hippo.kernels import jit, lti, stream
-from hippo.kernels.gated import Operator
+from hippo.kernels import jit, lti, scan, stream
+from hippo.kernels.gated import Operator, Operators
 from hippo.kernels.legs import Transition, legs_dilation, legs_transition
+from hippo.kernels.scan import Scans
 from hippo.kernels.sweep import Sweep
 from hippo.measures import Measure
 
@@ -222,7 +223,7 @@ class HiPPO(nn.Module):
             where = still.view(*still.shape, *[1] * (like.dim() - 1))
             yield from (_unless(pause, step) for pause, step in zip(where, steps, strict=True))
 
-    def operators(self, length: int, timestamps: Tensor | None, like: Tensor) -> tuple[Operator | Sweep, ...] | None:
+    def operators(self, length: int, timestamps: Tensor | None, like: Tensor) -> Operators | None:
         """Return the steps of a whole sequence for `hippo.kernels.gated`.
 
         None where they are matrices, and samples do not share them or they are too many to keep.
@@ -232,16 +233,21 @@ class HiPPO(nn.Module):
             timestamps: (B, L), or None.
             like: (B, ...), for dtype and device.
         """
-        device = torch.device("cpu") if timestamps is None else like.device
+        legs = self.measure.scale_invariant and self.discretization != "zoh"
+        scanned = legs and scan.kernels(like) is not None
+        device = torch.device("cpu") if timestamps is None and not scanned else like.device
         gaps, times, still = self._schedule(length, timestamps, None, device)
-        if self.measure.scale_invariant and self.discretization != "zoh" and jit.serves(like):
-            first = Operator.of(Transition(None, torch.eye(1, self.order, dtype=like.dtype)[0]))
+        if scanned or (legs and jit.serves(like)):
+            alpha = _alpha(self.discretization)
+            first = Operator.of(Transition(None, torch.eye(1, self.order, dtype=like.dtype, device=device)[0]))
             relative = _relative(gaps, times)
             relative = relative if relative.dim() == 2 else relative.unsqueeze(-1)
             if still is not None:
                 relative = torch.where(still, 0.0, relative)
             relative = relative[1:].to(like).expand(-1, len(like)).contiguous()
-            return (first, *(Sweep(self.order, step, _alpha(self.discretization)) for step in relative))
+            if scanned:
+                return Scans(first, relative, alpha)
+            return (first, *(Sweep(self.order, step, alpha) for step in relative))
         if gaps.dim() == 2 or still is not None or (self.measure.scale_invariant and self.discretization == "zoh"):
             return None
         if not self.measure.scale_invariant and gaps.unique().numel() > _CHUNK:
