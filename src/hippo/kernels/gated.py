@@ -5,19 +5,22 @@ one for the weights. States stand as (features, batch), so that every operation 
 input and the bias are rows of what a step reads. What a step needs beside what is kept for backward stays in the cache.
 
 On a GPU, where starting a kernel takes longer than most of them run, the rest of a step is a few kernels of our own
-(`hippo.kernels.fused`), and the weights' products wait for many steps to be done as one.
+(`hippo.kernels.fused`), the weights' products wait for many steps to be done as one, and a sequence that comes again is
+replayed as a graph (`hippo.kernels.graph`).
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hippo.kernels import gates as eager
-from hippo.kernels import scan
+from hippo.kernels import graph, scan
 from hippo.kernels.legs import Semiseparable, Transition
-from hippo.kernels.scan import Scan
+from hippo.kernels.scan import Scan, Scans
 from hippo.kernels.sweep import Sweep
 
 
@@ -177,11 +180,18 @@ class _Gated(torch.autograd.Function):
         steps_kept = length if recording and any(ctx.needs_input_grad) else 2
         ctx.set_materialize_grads(False)
         ctx.operators = operators
-        kept = Kept.empty(inputs, steps_kept)
         with torch.cuda.device_of(x):
-            _forward(inputs, operators, kept)
-        ctx.save_for_backward(*inputs, *kept)
-        return kept.hidden[1:].unbind()
+            replayed = _replayed(inputs, operators, steps_kept)
+            if replayed is None:
+                kept = Kept.empty(inputs, steps_kept)
+                _forward(inputs, operators, kept)
+                ctx.replayed, hidden = None, kept.hidden
+                ctx.save_for_backward(*inputs, *kept)
+            else:
+                version, hidden = replayed.forward(inputs, operators)
+                ctx.replayed = replayed, version
+                ctx.save_for_backward(*inputs)
+        return hidden[1:].unbind()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
@@ -190,7 +200,11 @@ class _Gated(torch.autograd.Function):
         saved = ctx.saved_tensors
         inputs = Inputs(*saved[:4])
         with torch.cuda.device_of(inputs.x):
-            grads = _backward(inputs, ctx.operators, Kept(*saved[4:]), grad_outputs)
+            if ctx.replayed is None:
+                grads = _backward(inputs, ctx.operators, Kept(*saved[4:]), grad_outputs)
+            else:
+                replayed, version = ctx.replayed
+                grads = replayed.backward(version, inputs, ctx.operators, grad_outputs)
         return *grads, None, None
 
 
@@ -200,8 +214,8 @@ def _forward(inputs: Inputs, operators: Operators, kept: Kept) -> None:
     order, batch = inputs.order, x.shape[-1]
     kernels = scan.kernels(x) or eager
     entering = x.new_empty(max(step.width for step in operators), batch)
-    hidden[0] = 0
-    seen[:, -1] = 1
+    hidden[0].zero_()
+    seen[:, -1].fill_(1)
     c = x.new_zeros(order, batch)
     for t, step in enumerate(operators):
         here, z = seen[t % len(seen)], gates[t % len(gates)]
@@ -249,3 +263,75 @@ def _backward(inputs: Inputs, operators: Operators, kept: Kept, grad_hidden: Seq
 def _span(like: Tensor) -> int:
     """Steps whose products for the gradients of weights are done as one; on the CPU a step's are still in the cache."""
     return 64 if like.is_cuda else 1
+
+
+class _Replayed:
+    """A sequence of one shape as captured graphs.
+
+    What it is given is copied in and what it returns is copied out, so that nobody holds what the next replay writes
+    to. What is kept for the backward pass stays inside; where another sequence came in between, it is computed anew.
+    """
+
+    def __init__(self, inputs: Inputs, operators: Operators, steps_kept: int) -> None:
+        with torch.inference_mode(False):
+            self._inputs = Inputs(*(given.new_empty(given.shape) for given in inputs))
+            self._operators = operators
+            if isinstance(operators, Scans):
+                first = operators.first._replace(into=operators.first.into.clone())
+                self._operators = Scans(first, operators.step.clone(), operators.alpha)
+            self._kept = Kept.empty(self._inputs, steps_kept)
+        self._lock = threading.Lock()
+        self._version = 0
+        self._advance: Callable[[], None] | None = None
+        self._retreats = graph.Recent[tuple[Tensor, Callable[[], Inputs]]](size=4)
+
+    def forward(self, inputs: Inputs, operators: Operators) -> tuple[int, Tensor]:
+        """Return which computation this is, and the states (L + 1, D, B)."""
+        with self._lock:
+            self._compute(inputs, operators)
+            return self._version, self._kept.hidden.clone()
+
+    def backward(
+        self, version: int, inputs: Inputs, operators: Operators, grad_hidden: Sequence[Tensor | None]
+    ) -> Inputs:
+        """Return the gradients of the inputs of a computation."""
+        with self._lock:
+            if version != self._version:
+                self._compute(inputs, operators)
+            there = {t: grad for t, grad in enumerate(grad_hidden) if grad is not None}
+            retreat = self._retreats.get(tuple(there), lambda: self._capture_backward(there))
+            if retreat is None:
+                return _backward(self._inputs, self._operators, self._kept, grad_hidden)
+            given, replay = retreat
+            torch.stack(tuple(there.values()), out=given)
+            return Inputs(*(grad.clone() for grad in replay()))
+
+    def _compute(self, inputs: Inputs, operators: Operators) -> None:
+        for mine, given in zip(self._inputs, inputs, strict=True):
+            mine.copy_(given)
+        if isinstance(self._operators, Scans) and isinstance(operators, Scans):
+            self._operators.step.copy_(operators.step)
+        if self._advance is None:
+            function = functools.partial(_forward, self._inputs, self._operators, self._kept)
+            self._advance = graph.capture(function)
+        self._advance()
+        self._version += 1
+
+    def _capture_backward(self, there: dict[int, Tensor]) -> tuple[Tensor, Callable[[], Inputs]]:
+        given = self._kept.hidden.new_zeros(len(there), *self._kept.hidden.shape[1:])
+        grads: list[Tensor | None] = [None] * len(self._operators)
+        for t, grad in zip(there, given, strict=True):
+            grads[t] = grad
+        return given, graph.capture(functools.partial(_backward, self._inputs, self._operators, self._kept, grads))
+
+
+_sequences = graph.Recent[_Replayed](size=8)
+
+
+def _replayed(inputs: Inputs, operators: Operators, steps_kept: int) -> _Replayed | None:
+    """Return the graphs of a sequence that has come before, with other numbers; None where there are none."""
+    if not graph.serves(inputs.x):
+        return None
+    steps = operators.alpha if isinstance(operators, Scans) else id(operators)
+    key = (steps, steps_kept, *(given.shape for given in inputs), inputs.x.dtype, *graph.circumstances(inputs.x))
+    return _sequences.get(key, lambda: _Replayed(inputs, operators, steps_kept))
