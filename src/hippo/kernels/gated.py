@@ -211,14 +211,14 @@ class _Gated(torch.autograd.Function):
 def _forward(inputs: Inputs, operators: Operators, kept: Kept) -> None:
     """Fill `kept`."""
     (x, weight, written, write), (seen, gates, hidden) = inputs, kept
-    order, batch = inputs.order, x.shape[-1]
+    order, batch, steps_kept = inputs.order, x.shape[-1], len(seen)
     kernels = scan.kernels(x) or eager
     entering = x.new_empty(max(step.width for step in operators), batch)
     hidden[0].zero_()
     seen[:, -1].fill_(1)
     c = x.new_zeros(order, batch)
     for t, step in enumerate(operators):
-        here, z = seen[t % len(seen)], gates[t % len(gates)]
+        here, z = seen[t % steps_kept], gates[t % steps_kept]
         kernels.enter(x[t], hidden[t], written[t], write, entering[-1], here[order:-1])
         step.forward(c, entering, here[:order])
         c = here[:order]
