@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hippo import discretize, measures
-from hippo.kernels import jit, lti, stream, sweep
-from hippo.kernels.gated import Operator
+from hippo.kernels import jit, lti, scan, stream, sweep
+from hippo.kernels.gated import Operator, Operators
 from hippo.kernels.legs import Transition, legs_dilation, legs_transition
+from hippo.kernels.scan import Scans
 from hippo.kernels.sweep import Sweep
 from hippo.measures import Measure
 
@@ -145,9 +146,14 @@ class HiPPO(nn.Module):
             c = transition(c, f)
         return State(c, now)
 
+    @property
+    def _sweeps(self) -> bool:
+        """Whether a step is one sweep over the orders."""
+        return self.measure.scale_invariant and self.discretization != "zoh"
+
     def _swept(self, c: Tensor) -> bool:
         """Return whether the steps of coefficients like c are those of `hippo.kernels.sweep`."""
-        return self.measure.scale_invariant and self.discretization != "zoh" and jit.serves(c)
+        return self._sweeps and jit.serves(c)
 
     def _relative_steps(
         self, length: int, timestamps: Tensor | None, since: Tensor | float | None, device: torch.device
@@ -264,7 +270,7 @@ class HiPPO(nn.Module):
             where = still.view(*still.shape, *[1] * (like.dim() - 1))
             yield from (_unless(pause, step) for pause, step in zip(where, steps, strict=True))
 
-    def operators(self, length: int, timestamps: Tensor | None, like: Tensor) -> tuple[Operator | Sweep, ...] | None:
+    def operators(self, length: int, timestamps: Tensor | None, like: Tensor) -> Operators | None:
         """Return the steps of a whole sequence for `hippo.kernels.gated`.
 
         None where they are matrices, and samples do not share them or they are too many to keep.
@@ -274,12 +280,16 @@ class HiPPO(nn.Module):
             timestamps: (B, L), or None.
             like: (B, ...), for dtype and device.
         """
-        device = torch.device("cpu") if timestamps is None else like.device
-        if self._swept(like):
-            first = Operator.of(Transition(None, torch.eye(1, self.order, dtype=like.dtype)[0]))
+        scanned = self._sweeps and scan.kernels(like) is not None
+        device = torch.device("cpu") if timestamps is None and not scanned else like.device
+        if scanned or self._swept(like):
+            alpha = _alpha(self.discretization)
+            first = Operator.of(Transition(None, torch.eye(1, self.order, dtype=like.dtype, device=device)[0]))
             relative = self._relative_steps(length, timestamps, None, device)[1:]
             relative = relative.to(like).expand(-1, len(like)).contiguous()
-            return (first, *(Sweep(self.order, step, _alpha(self.discretization)) for step in relative))
+            if scanned:
+                return Scans(first, relative, alpha)
+            return (first, *(Sweep(self.order, step, alpha) for step in relative))
         gaps, times, still = self._schedule(length, timestamps, None, device)
         if gaps.dim() == 2 or still is not None or (self.measure.scale_invariant and self.discretization == "zoh"):
             return None
@@ -348,7 +358,7 @@ class HiPPO(nn.Module):
     @property
     def _origin(self) -> int:
         """Time of the first sample of a signal without timestamps."""
-        return 0 if self.measure.scale_invariant and self.discretization != "zoh" else 1
+        return 0 if self._sweeps else 1
 
     def _regular(self, gap: float, like: Tensor) -> Transition:
         return Transition(*(v.to(like) for v in _regular_step(self.measure, self.order, self.discretization, gap)))

@@ -3,15 +3,24 @@
 It computes what the loop in that model does in one matrix product a step, and two a step backward: one for the states,
 one for the weights. States stand as (features, batch), so that every operation reads and writes contiguous memory; the
 input and the bias are rows of what a step reads. What a step needs beside what is kept for backward stays in the cache.
+
+On a GPU, where starting a kernel takes longer than most of them run, the rest of a step is a few kernels of our own
+(`hippo.kernels.fused`), the weights' products wait for many steps to be done as one, and a sequence that comes again is
+replayed as a graph (`hippo.kernels.graph`).
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from hippo.kernels import gates as eager
+from hippo.kernels import graph, scan
 from hippo.kernels.legs import Semiseparable, Transition
+from hippo.kernels.scan import Scan, Scans
 from hippo.kernels.sweep import Sweep
 
 
@@ -88,8 +97,52 @@ class Operator(NamedTuple):
             target.addmm_(self.out.mT, entering[:-1])
 
 
+Operators = Sequence[Operator | Sweep | Scan]
+
+
+class Inputs(NamedTuple):
+    """What a sequence is computed from.
+
+    Attributes:
+        x: (L, C, B).
+        weight: (2D, N + C + 1).
+        written: What of the input the memory is given, (L, B).
+        write: (D,).
+    """
+
+    x: Tensor
+    weight: Tensor
+    written: Tensor
+    write: Tensor
+
+    @property
+    def order(self) -> int:
+        return self.weight.shape[1] - self.x.shape[1] - 1
+
+
+class Kept(NamedTuple):
+    """What a forward pass fills: for its backward pass every step, without one the latest two and all states.
+
+    Attributes:
+        seen: What a step reads, (L or 2, N + C + 1, B): the coefficients, the input, and 1.
+        gates: σ(g) and tanh(z), (L or 2, 2D, B).
+        hidden: The states before the first step and after each, (L + 1, D, B).
+    """
+
+    seen: Tensor
+    gates: Tensor
+    hidden: Tensor
+
+    @classmethod
+    def empty(cls, inputs: Inputs, steps: int) -> "Kept":
+        x, (doubled, rows) = inputs.x, inputs.weight.shape
+        length, _, batch = x.shape
+        sizes = (steps, rows, batch), (steps, doubled, batch), (length + 1, doubled // 2, batch)
+        return cls(*(x.new_empty(*size) for size in sizes))
+
+
 def gated(
-    x: Tensor, read: Tensor, bias: Tensor, written_x: Tensor, write: Tensor, operators: Sequence[Operator | Sweep]
+    x: Tensor, read: Tensor, bias: Tensor, written_x: Tensor, write: Tensor, operators: Operators
 ) -> tuple[Tensor, ...]:
     """Return the hidden states (B, D) after each of L steps:
 
@@ -121,66 +174,164 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        written: Tensor,
-        write: Tensor,
-        steps: Sequence[Operator | Sweep],
-        recording: bool,
+        ctx: Any, x: Tensor, weight: Tensor, written: Tensor, write: Tensor, operators: Operators, recording: bool
     ) -> tuple[Tensor, ...]:
-        length, channels, batch = x.shape
-        order, size = steps[0].order, len(write)
-        kept = length if recording and any(ctx.needs_input_grad) else 2
-        # What a step reads: the coefficients, the input, and 1.
-        seen = x.new_empty(kept, order + channels + 1, batch)
-        gates = x.new_empty(kept, 2 * size, batch)
-        hidden = x.new_empty(length + 1, size, batch)
-        entering = x.new_empty(max(step.width for step in steps), batch)
-        hidden[0] = 0
-        seen[:, -1] = 1
-        c = x.new_zeros(order, batch)
-        for t, step in enumerate(steps):
-            h, here, z = hidden[t], seen[t % kept], gates[t % kept]
-            here[order:-1] = x[t]
-            torch.addmv(written[t], h.mT, write, out=entering[-1])
-            step.forward(c, entering, here[:order])
-            c = here[:order]
-            torch.mm(weight, here, out=z)
-            torch.lerp(h, z[size:].tanh_(), z[:size].sigmoid_(), out=hidden[t + 1])
-        ctx.save_for_backward(weight, write, seen, gates, hidden)
+        inputs, length = Inputs(x, weight, written, write), len(x)
+        steps_kept = length if recording and any(ctx.needs_input_grad) else 2
         ctx.set_materialize_grads(False)
-        ctx.steps = steps
+        ctx.operators = operators
+        with torch.cuda.device_of(x):
+            replayed = _replayed(inputs, operators, steps_kept)
+            if replayed is None:
+                kept = Kept.empty(inputs, steps_kept)
+                _forward(inputs, operators, kept)
+                ctx.replayed, hidden = None, kept.hidden
+                ctx.save_for_backward(*inputs, *kept)
+            else:
+                version, hidden = replayed.forward(inputs, operators)
+                ctx.replayed = replayed, version
+                ctx.save_for_backward(*inputs)
         return hidden[1:].unbind()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # a graph of the gradient is asked for
             raise RuntimeError("the HiPPO network has gradients of first order only; HiPPORNN.step_by_step has all")
-        weight, write, seen, gates, hidden = ctx.saved_tensors
-        (length, rows, batch), size, order = seen.shape, len(write), ctx.steps[0].order
-        read = weight[:, :-1].mT.contiguous()  # what the gradients of c and x are read with
-        entering = hidden.new_empty(max(step.width for step in ctx.steps), batch)
-        grad_weight, grad_write = torch.zeros_like(weight), torch.zeros_like(write)
-        grad_x, grad_written = hidden.new_empty(length, rows - order - 1, batch), hidden.new_empty(length, batch)
-        grad_h, grad_z = hidden.new_zeros(size, batch), hidden.new_empty(2 * size, batch)
-        grad_c, grad_next = hidden.new_zeros(2, order, batch)
-        scratch = torch.empty_like(grad_h)
-        for t in reversed(range(length)):
-            if grad_outputs[t] is not None:
-                grad_h += grad_outputs[t]
-            h, g, candidate = hidden[t], gates[t, :size], gates[t, size:]
-            torch.sub(candidate, h, out=scratch).mul_(grad_h)
-            torch.ops.aten.sigmoid_backward.grad_input(scratch, g, grad_input=grad_z[:size])
-            torch.mul(grad_h, g, out=scratch)
-            torch.ops.aten.tanh_backward.grad_input(scratch, candidate, grad_input=grad_z[size:])
-            grad_h -= scratch
-            grad_weight.addmm_(grad_z, seen[t].mT)
-            torch.mm(read[order:], grad_z, out=grad_x[t])
-            grad_next.addmm_(read[:order], grad_z)
-            ctx.steps[t].backward(grad_next, entering, grad_c)
-            grad_c, grad_next = grad_next, grad_c
-            grad_written[t] = entering[-1]
-            grad_write.addmv_(h, entering[-1])
-            grad_h.addr_(write, entering[-1])
-        return grad_x, grad_weight, grad_written, grad_write, None, None
+        saved = ctx.saved_tensors
+        inputs = Inputs(*saved[:4])
+        with torch.cuda.device_of(inputs.x):
+            if ctx.replayed is None:
+                grads = _backward(inputs, ctx.operators, Kept(*saved[4:]), grad_outputs)
+            else:
+                replayed, version = ctx.replayed
+                grads = replayed.backward(version, inputs, ctx.operators, grad_outputs)
+        return *grads, None, None
+
+
+def _forward(inputs: Inputs, operators: Operators, kept: Kept) -> None:
+    """Fill `kept`."""
+    (x, weight, written, write), (seen, gates, hidden) = inputs, kept
+    order, batch, steps_kept = inputs.order, x.shape[-1], len(seen)
+    kernels = scan.kernels(x) or eager
+    entering = x.new_empty(max(step.width for step in operators), batch)
+    hidden[0].zero_()
+    seen[:, -1].fill_(1)
+    c = x.new_zeros(order, batch)
+    for t, step in enumerate(operators):
+        here, z = seen[t % steps_kept], gates[t % steps_kept]
+        kernels.enter(x[t], hidden[t], written[t], write, entering[-1], here[order:-1])
+        step.forward(c, entering, here[:order])
+        c = here[:order]
+        torch.mm(weight, here, out=z)
+        kernels.gate(z, hidden[t], hidden[t + 1])
+
+
+def _backward(inputs: Inputs, operators: Operators, kept: Kept, grad_hidden: Sequence[Tensor | None]) -> Inputs:
+    """Return the gradients of the inputs from those of the L states, None where there is none."""
+    (x, weight, _, write), (seen, gates, hidden) = inputs, kept
+    (length, _, batch), order, size = x.shape, inputs.order, len(write)
+    kernels, span = scan.kernels(x) or eager, _span(x)
+    read = weight[:, :-1].mT.contiguous()  # what the gradients of c and x are read with
+    grad_weight, grad_write, grad_x = torch.zeros_like(weight), torch.zeros_like(write), x.new_empty(x.shape)
+    grad_h, grad_z = x.new_zeros(size, batch), x.new_empty(span, 2 * size, batch)
+    grad_c, grad_next = x.new_zeros(2, order, batch)
+    # A step writes its u's gradient to the last of `width` rows; the others, not yet in use, are room.
+    width = max(step.width for step in operators)
+    entered = x.new_empty(width - 1 + length, batch)
+    grad_written = entered[width - 1 :]
+    grad_u = None
+    for t in reversed(range(length)):
+        h, z = hidden[t], grad_z[t % span]
+        kernels.gate_adjoint(gates[t], h, write, grad_u, grad_hidden[t], grad_h, z)
+        grad_next.addmm_(read[:order], z)
+        operators[t].backward(grad_next, entered[t : t + width], grad_c)
+        grad_c, grad_next = grad_next, grad_c
+        grad_u = grad_written[t]
+        if span == 1:
+            grad_weight.addmm_(z, seen[t].mT)
+            torch.mm(read[order:], z, out=grad_x[t])
+            grad_write.addmv_(h, grad_u)
+        elif t % span == 0:
+            these = slice(t, min(t + span, length))
+            z = grad_z[: these.stop - t]
+            grad_weight += torch.tensordot(z, seen[these], ([0, 2], [0, 2]))
+            grad_x[these] = read[order:] @ z
+            grad_write += torch.tensordot(hidden[these], grad_written[these], ([0, 2], [0, 1]))
+    return Inputs(grad_x, grad_weight, grad_written, grad_write)
+
+
+def _span(like: Tensor) -> int:
+    """Steps whose products for the gradients of weights are done as one; on the CPU a step's are still in the cache."""
+    return 64 if like.is_cuda else 1
+
+
+class _Replayed:
+    """A sequence of one shape as captured graphs.
+
+    What it is given is copied in and what it returns is copied out, so that nobody holds what the next replay writes
+    to. What is kept for the backward pass stays inside; where another sequence came in between, it is computed anew.
+    """
+
+    def __init__(self, inputs: Inputs, operators: Operators, steps_kept: int) -> None:
+        with torch.inference_mode(False):
+            self._inputs = Inputs(*(given.new_empty(given.shape) for given in inputs))
+            self._operators = operators
+            if isinstance(operators, Scans):
+                first = operators.first._replace(into=operators.first.into.clone())
+                self._operators = Scans(first, operators.step.clone(), operators.alpha)
+            self._kept = Kept.empty(self._inputs, steps_kept)
+        self._lock = threading.Lock()
+        self._version = 0
+        self._advance: Callable[[], None] | None = None
+        self._retreats = graph.Recent[tuple[Tensor, Callable[[], Inputs]]](size=4)
+
+    def forward(self, inputs: Inputs, operators: Operators) -> tuple[int, Tensor]:
+        """Return which computation this is, and the states (L + 1, D, B)."""
+        with self._lock:
+            self._compute(inputs, operators)
+            return self._version, self._kept.hidden.clone()
+
+    def backward(
+        self, version: int, inputs: Inputs, operators: Operators, grad_hidden: Sequence[Tensor | None]
+    ) -> Inputs:
+        """Return the gradients of the inputs of a computation."""
+        with self._lock:
+            if version != self._version:
+                self._compute(inputs, operators)
+            there = {t: grad for t, grad in enumerate(grad_hidden) if grad is not None}
+            retreat = self._retreats.get(tuple(there), lambda: self._capture_backward(there))
+            if retreat is None:
+                return _backward(self._inputs, self._operators, self._kept, grad_hidden)
+            given, replay = retreat
+            torch.stack(tuple(there.values()), out=given)
+            return Inputs(*(grad.clone() for grad in replay()))
+
+    def _compute(self, inputs: Inputs, operators: Operators) -> None:
+        for mine, given in zip(self._inputs, inputs, strict=True):
+            mine.copy_(given)
+        if isinstance(self._operators, Scans) and isinstance(operators, Scans):
+            self._operators.step.copy_(operators.step)
+        if self._advance is None:
+            function = functools.partial(_forward, self._inputs, self._operators, self._kept)
+            self._advance = graph.capture(function)
+        self._advance()
+        self._version += 1
+
+    def _capture_backward(self, there: dict[int, Tensor]) -> tuple[Tensor, Callable[[], Inputs]]:
+        given = self._kept.hidden.new_zeros(len(there), *self._kept.hidden.shape[1:])
+        grads: list[Tensor | None] = [None] * len(self._operators)
+        for t, grad in zip(there, given, strict=True):
+            grads[t] = grad
+        return given, graph.capture(functools.partial(_backward, self._inputs, self._operators, self._kept, grads))
+
+
+_sequences = graph.Recent[_Replayed](size=8)
+
+
+def _replayed(inputs: Inputs, operators: Operators, steps_kept: int) -> _Replayed | None:
+    """Return the graphs of a sequence that has come before, with other numbers; None where there are none."""
+    if not graph.serves(inputs.x):
+        return None
+    steps = operators.alpha if isinstance(operators, Scans) else id(operators)
+    key = (steps, steps_kept, *(given.shape for given in inputs), inputs.x.dtype, *graph.circumstances(inputs.x))
+    return _sequences.get(key, lambda: _Replayed(inputs, operators, steps_kept))
