@@ -70,6 +70,7 @@ def seconds(run: Step, batch: int, length: int, dtype: torch.dtype) -> float:
 def rate(run: Step, batch: int, dtype: torch.dtype, least: float = 0.02) -> float:
     """Return samples a second, over as long a signal as takes `least` seconds."""
     length = 64
+    seconds(run, batch, length, dtype)  # makes what is made once
     while (taken := seconds(run, batch, length, dtype)) < least:
         length *= 4
     return batch * length / taken

@@ -137,8 +137,8 @@ class HiPPO(nn.Module):
             samples = signal.movedim(1, -1).flatten(0, -2)
             return State(stream.remember(c.flatten(0, -2), samples, since).view_as(c), now)
         if not self.measure.scale_invariant and timestamps is None and signal.shape[1] >= _CHUNK:
-            A, B = (v.to(c.device) for v in _regular_step(self.measure, self.order, self.discretization, 1.0))
-            return State(lti.last(A, B, signal.movedim(1, -1), c), now)
+            blocks = _blocks(self.measure, self.order, self.discretization, c.dtype, c.device)
+            return State(lti.last(blocks, signal.movedim(1, -1), c), now)
         if self._swept(c):
             return State(self._sequence(signal, timestamps, since, c, every=False), now)
         transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
@@ -369,6 +369,15 @@ def _regular_step(measure: Measure, order: int, discretization: str | float, gap
     """Ā and B̄ of a translated measure for one gap, in float64, kept from one sequence to the next."""
     with torch.inference_mode(False), torch.device("cpu"):  # what is kept may be needed in training, and anywhere
         return _discretized(*measure.dynamics(order), discretization, gap)
+
+
+@functools.lru_cache(maxsize=4)
+def _blocks(
+    measure: Measure, order: int, discretization: str | float, dtype: torch.dtype, device: torch.device
+) -> lti.Blocks:
+    with torch.inference_mode(False), torch.no_grad():
+        blocks = lti.Blocks.of(*_regular_step(measure, order, discretization, 1.0))
+        return blocks.to(torch.empty(0, dtype=dtype, device=device))
 
 
 @functools.lru_cache(maxsize=4)

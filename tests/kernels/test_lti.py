@@ -105,7 +105,7 @@ def test_the_last_coefficients_alone_are_those_of_the_recurrence(measure, length
     for order in (1, 2, 33, 300):
         A, B = discretize.zoh(*measure.dynamics(order), 1.0)
         f, c = torch.randn(2, length), torch.randn(2, order)
-        assert error(lti.last(A, B, f, c), lti.recurrence(A, B, f, c)[:, -1]) < 1e-11
+        assert error(lti.last(lti.Blocks.of(A, B), f, c), lti.recurrence(A, B, f, c)[:, -1]) < 1e-11
 
 
 @pytest.mark.parametrize("channels", [(), (3,)])

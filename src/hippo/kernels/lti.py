@@ -16,6 +16,8 @@ Returns:
     The coefficients after every sample (..., L, N).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -53,21 +55,42 @@ def convolution(A: Tensor, B: Tensor, f: Tensor, c: Tensor) -> Tensor:
     return torch.fft.irfft(spectrum, size, dim=-2)[..., :length, :] + powers(A, c @ A.mT, length)
 
 
-def last(A: Tensor, B: Tensor, f: Tensor, c: Tensor) -> Tensor:
+class Blocks(NamedTuple):
+    """What blocks of samples do to coefficients: c ↦ Ā^K c + Σ Ā^(K−1−k) B̄ f_k, for K of 1, 2, 4, …
+
+    Attributes:
+        effects: Ā^(K−1) B̄, …, Ā B̄, B̄ for the largest K, (K, N).
+        jumps: Ā^1, Ā^2, Ā^4, …, Ā^K, each (N, N).
+    """
+
+    effects: Tensor
+    jumps: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, A: Tensor, B: Tensor) -> "Blocks":
+        """Return the blocks of a step: so long that what they do to c costs little beside what samples do to them."""
+        jumps = [A]
+        while 1 << (len(jumps) - 1) < max(_BLOCK, 4 * len(B)):
+            jumps.append(jumps[-1] @ jumps[-1])
+        return cls(powers(A, B, 1 << (len(jumps) - 1)).flip(0), tuple(jumps))
+
+    def to(self, like: Tensor) -> "Blocks":
+        """Return them in the dtype and on the device of another tensor."""
+        return Blocks(self.effects.to(like), tuple(jump.to(like) for jump in self.jumps))
+
+
+def last(blocks: Blocks, f: Tensor, c: Tensor) -> Tensor:
     """The coefficients after the last sample only, (..., N): O(N) a sample.
 
-    A block of samples acts on the coefficients at its end by one product, and the coefficients before it by Ā^block.
-    A and B may be in float64, whatever the others are: what they are raised to is rounded once, at the end.
+    Blocks that were made in float64 round less than the single steps do.
     """
-    length, block = f.shape[-1], max(_BLOCK, 4 * len(B))
-    effects = powers(A, B, min(block, length)).flip(0).to(c)
-    first = length % block
-    if first:
-        c = c @ torch.linalg.matrix_power(A, first).to(c).mT + f[..., :first] @ effects[-first:]
-    if length >= block:
-        jump = torch.linalg.matrix_power(A, block).to(c).mT
-        for added in (f[..., first:].unflatten(-1, (-1, block)) @ effects).unbind(-2):
-            c = torch.addmm(added, c, jump) if c.dim() == 2 else added + c @ jump
+    begin, length = 0, f.shape[-1]
+    for size, jump in reversed([(1 << k, jump) for k, jump in enumerate(blocks.jumps)]):
+        if count := (length - begin) // size:
+            samples = f[..., begin : begin + count * size].unflatten(-1, (count, size))
+            for added in (samples @ blocks.effects[-size:]).unbind(-2):
+                c = added + c @ jump.mT
+            begin += count * size
     return c
 
 
