@@ -118,6 +118,8 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=100, help="periods of their highest frequency (100)")
     parser.add_argument("--out", type=Path, help="folder for benchmarks/ and figures/")
     args = parser.parse_args()
+    if not 0 < args.cycles < min(args.lengths) / 2:
+        parser.error(f"{min(args.lengths)} samples cannot show {args.cycles} cycles; at least two are needed for each")
     result = measure(sorted(args.orders), sorted(args.lengths), args.functions, args.cycles)
     for panel, lines in result["errors"].items():
         for line, values in lines.items():

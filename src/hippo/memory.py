@@ -42,6 +42,9 @@ class HiPPO(nn.Module):
     transition for all steps, or one for each gap that occurs where the whole batch has the same timestamps; where each
     sample has its own, gradients keep B·L·N² numbers.
 
+    On a CPU, where `hippo.kernels.compiled()`, steps of LegS under a generalized bilinear transform are compiled. They
+    have gradients of any order; batched ones (`is_grads_batched`), and vectorised data, they have not.
+
     **Time.** With timestamps, sample k stands for the interval (t_{k-1}, t_k], and the first one for all that was
     before: the memory starts as that of a constant. One that repeats the timestamp before it stands for no time at all
     and leaves the memory as it was. LegS depends on ratios of times only, hence multiplying all timestamps by a
@@ -136,7 +139,7 @@ class HiPPO(nn.Module):
                 signal, since = signal[:, 1:], 0.0
             samples = signal.movedim(1, -1).flatten(0, -2)
             return State(stream.remember(c.flatten(0, -2), samples, since).view_as(c), now)
-        if not self.measure.scale_invariant and timestamps is None and signal.shape[1] >= _CHUNK:
+        if not self.measure.scale_invariant and timestamps is None and signal.shape[1] >= max(_CHUNK, self.order):
             blocks = _blocks(self.measure, self.order, self.discretization, c.dtype, c.device)
             return State(lti.last(blocks, signal.movedim(1, -1), c), now)
         if self._swept(c):

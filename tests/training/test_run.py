@@ -17,12 +17,12 @@ from filelock import FileLock
 from hydra.utils import instantiate
 
 from hippo import HiPPO
-from hippo.data import Digits, Sequences
+from hippo.data import Batch, DataError, Digits, Sequences, WhiteNoise
 from hippo.training import records
 from hippo.training.config import ConfigError, check
 from hippo.training.errors import explain
 from hippo.training.learner import Divergence, SequenceLearner
-from hippo.training.run import run
+from hippo.training.run import run, summary
 
 from .conftest import TINY
 
@@ -334,7 +334,7 @@ def test_the_test_split_is_read_only_after_training(tiny, monkeypatch, wrecked):
     names = {id(getattr(splits, name)): name for name in batches}
     order = [names[read] for read in reads]
     epoch = ["train"] * batches["train"] + ["validation"] * batches["validation"]
-    assert order == epoch * 3 + ["test"] * batches["test"] * 2  # the best weights, and the last
+    assert order == epoch * 3 + ["test"] * (2 * batches["test"] + 1)  # the best weights, the last, and for the speed
 
 
 def test_a_diverging_run_stops_with_advice_and_leaves_no_record(tiny):
@@ -565,3 +565,36 @@ def test_a_memory_may_be_classified_by(tiny):
     record = run(tiny("model=memory", "optimizer.lr=0.1"))
     assert record["parameters"] == 10 * (8 + 1)
     assert record["metrics"]["last"]["test"]["accuracy"] > 0.2
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_any_precision_ends_in_a_record(tiny, precision):
+    assert run(tiny(f"trainer.precision={precision}", "trainer.max_epochs=1"))["samples_per_second"] > 0
+
+
+def test_an_error_that_is_no_number_is_a_divergence(compose):
+    with pytest.raises(Divergence, match=r"the validation loss became (inf|nan) in epoch 1"):
+        run(compose(*NOISE, "dataset.batch_size=60", "model=gru", "trainer.max_epochs=1", "optimizer.lr=1e30"))
+
+
+def test_what_was_not_finite_is_said_so(compose):
+    record = run(compose(*NOISE, "model=memory", "model.hidden_size=8", "trainer.max_epochs=1"))
+    record["metrics"]["last"]["test"]["loss"] = record["metrics"]["best"]["validation"]["loss"] = None
+    assert "test loss not finite" in summary(record)
+    assert records.objective(record) == -float("inf")
+
+
+def test_nothing_is_learnt_by_one_process_only(compose):
+    with pytest.raises(ConfigError, match="nothing is learnt here"):
+        run(compose(*NOISE, "model=memory", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"))
+
+
+def test_numbers_to_be_known_are_a_row_for_each_sequence(compose, monkeypatch):
+    load = WhiteNoise.load
+
+    def flat(self, root):
+        return load(self, root)._replace(test=Sequences(Batch(torch.ones(3, 9, 1), torch.ones(3))))
+
+    monkeypatch.setattr(WhiteNoise, "load", flat)
+    with pytest.raises(DataError, match=r"not \(3,\) of torch.float32"):
+        run(compose(*NOISE, "model=gru"))

@@ -65,6 +65,6 @@ class WhiteNoise(SequenceDataset):
         return Splits(self._split(0, coarse), self._split(1, coarse), self._split(2, self.length))
 
     def _split(self, part: int, length: int) -> Sequences:
-        signal = white_noise(self.sizes[part], length, self.cycles, self.data_seed + part).float()
+        signal = white_noise(self.sizes[part], length, self.cycles, 3 * self.data_seed + part).float()
         at = torch.linspace(0, length - 1, self.points, dtype=torch.float64).round().long()
         return Sequences(Batch(signal.unsqueeze(-1), signal[:, at]))

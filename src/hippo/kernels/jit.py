@@ -17,8 +17,11 @@ def compiled() -> bool:
 
 
 def serves(tensor: Tensor) -> bool:
-    """Return whether compiled loops can be had for tensors like this one: what subclasses hold has no address."""
+    """Return whether compiled loops can be had for tensors like this one: what subclasses hold, and what function
+    transforms and forward-mode differentiation pass on, has no address."""
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
+    plain = plain and torch._C._functorch.maybe_current_level() is None
+    plain = plain and torch.autograd.forward_ad._current_level < 0
     return plain and tensor.dtype in (torch.float32, torch.float64) and compiled()
 
 
@@ -68,12 +71,12 @@ def opaque(function: Callable) -> Callable:
     disabled: Any = None
 
     @functools.wraps(function)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal disabled
         if "torch._dynamo" not in sys.modules:
-            return function(*args)
+            return function(*args, **kwargs)
         disabled = disabled or torch.compiler.disable(function)
-        return disabled(*args)
+        return disabled(*args, **kwargs)
 
     return call
 

@@ -1,12 +1,11 @@
 """A memory whose step is the same at all times, c_k = Ā c_{k−1} + B̄ f_k, over a whole signal that is known ahead.
 
-Three forms of the same map with the same signature, and `last` for its end alone. `recurrence` is the definition, and
-the reference of the others.
+Three forms of the same map with the same signature. `recurrence` is the definition, and the reference of the others.
 `convolution` is c = K ∗ f with the kernel K_k = Ā^k B̄, by FFT: O(N L log L) a signal, once the kernel is there. `scan`
 composes steps pairwise, in log₂ L rounds of one product each: more work, but rounding does not spread to what came
-before, as it does under an FFT.
+before, as it does under an FFT. `last` gives the end alone.
 
-Args, of each:
+Args, of each of the three:
     A: Ā (N, N).
     B: B̄ (N,).
     f: Signal (..., L).

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from hippo.training.records import show
+
 WHAT = ["data", "model", "hidden size", "epochs", "seed", "parameters"]
 
 
@@ -32,7 +34,7 @@ def what(record: dict[str, Any]) -> list[str]:
 
 def result(metrics: dict[str, float]) -> str:
     """Return what a split came to: the accuracy in per cent where there are classes, and the loss where not."""
-    return f"{100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else f"{metrics['loss']:.4g}"
+    return f"{100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else show("loss", metrics["loss"])
 
 
 def hardware(machine: dict[str, Any]) -> str:

@@ -114,7 +114,7 @@ def legend(table: Table) -> list[str]:
 
 def quantities(table: Table) -> str:
     """Return what the cells of a table show, in words."""
-    return " or ".join(metric.name for metric in table.metrics)
+    return ", or ".join(metric.name for metric in table.metrics)
 
 
 def comparison(table: Table) -> str:

@@ -45,7 +45,7 @@ class Metric(NamedTuple):
 
 METRICS = {
     "accuracy": Metric("test accuracy in per cent", ".1f", max),
-    "loss": Metric("mean squared error in test", ".3f", min),
+    "loss": Metric("test loss, which is the mean squared error where numbers are predicted", ".3f", min),
     "speed": Metric("samples a second, of one sequence by itself", ",.0f", max, relative=True),
 }
 

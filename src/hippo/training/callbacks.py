@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.loggers import WandbLogger
 
 from hippo.training.processes import is_first, say
-from hippo.training.records import derive_seed
+from hippo.training.records import derive_seed, show
 
 _SILENCE = 30.0  # seconds without a word that are long enough, where no progress bar can be drawn
 
@@ -80,9 +80,10 @@ class History(pl.Callback):
         self.epochs.append({"epoch": epoch, "seconds": round(seconds, 3)} | metrics)
         left = ((trainer.max_epochs or epoch) - epoch) * sum(e["seconds"] for e in self.epochs) / len(self.epochs)
         score = "accuracy" if "validation/accuracy" in metrics else "loss"
+        reached = show(score, metrics[f"validation/{score}"])
         say(
-            f"epoch {epoch}/{trainer.max_epochs}   train loss {metrics['train/loss']:.4f}   "
-            f"validation {score} {metrics[f'validation/{score}']:.4f}   {seconds:.1f} s, {_duration(left)} left"
+            f"epoch {epoch}/{trainer.max_epochs}   train loss {show('loss', metrics['train/loss'])}   "
+            f"validation {score} {reached}   {seconds:.1f} s, {_duration(left)} left"
         )
 
 

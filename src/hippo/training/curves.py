@@ -1,5 +1,6 @@
 """The picture of a run: loss, and accuracy where there are classes, over the epochs."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         shifts = record["metrics"]["best"].get("shifted", {})
         for split in ("train", "validation", *(f"validation@{name}" for name in shifts)):
-            axes.plot([e["epoch"] for e in epochs], [e[f"{split}/{metric}"] for e in epochs], marker=".", label=split)
+            heights = [math.nan if (y := e[f"{split}/{metric}"]) is None else y for e in epochs]
+            axes.plot([e["epoch"] for e in epochs], heights, marker=".", label=split)
         best = record["metrics"]["best"]
-        axes.plot(best["epoch"], best["test"][metric], "*", markersize=10, label="test, best epoch")
+        if best["test"][metric] is not None:
+            axes.plot(best["epoch"], best["test"][metric], "*", markersize=10, label="test, best epoch")
         axes.set(xlabel="epoch", ylabel=metric)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

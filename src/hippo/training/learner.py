@@ -1,5 +1,6 @@
 """What is trained: a sequence model with a linear read-out, and the data that it reads."""
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +14,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from hippo.data import Batch, SequenceDataset, Sequences, Splits
+from hippo.data import Batch, DataError, SequenceDataset, Sequences, Splits
 from hippo.models import SequenceModel
-from hippo.training.config import ConfigError
+from hippo.training.config import ConfigError, building
 from hippo.training.records import derive_seed
 
 
@@ -53,7 +54,8 @@ class SequenceLearner(pl.LightningModule):
         self.validations = ("validation", *(f"validation@{shift}" for shift in shifts))
         self.test_name = "test"
         self.model = model
-        self.head = nn.Linear(model.hidden_size, classes) if classes else model.read_out(numbers)
+        with building("model"):
+            self.head = nn.Linear(model.hidden_size, classes) if classes else model.read_out(numbers)
         self.criterion = nn.functional.cross_entropy if classes else nn.functional.mse_loss
         self.make_optimizer = optimizer
         self.configure_optimizers()  # what is wrong with its settings is said before any work
@@ -95,10 +97,13 @@ class SequenceLearner(pl.LightningModule):
         return optimizer
 
     def on_train_epoch_end(self) -> None:
-        loss = float(self.trainer.callback_metrics["train/loss"])
-        if not torch.isfinite(torch.tensor(loss)):
+        # An infinite loss may go with a good accuracy; where there is none, the loss in validation is all there is.
+        losses = {"training": "train/loss"} | ({} if self.confusion is not None else {"validation": "validation/loss"})
+        for split, name in losses.items():
+            if math.isfinite(loss := float(self.trainer.callback_metrics[name])):
+                continue
             raise Divergence(
-                f"the training loss became {loss} in epoch {self.current_epoch + 1}. Lower optimizer.lr, set "
+                f"the {split} loss became {loss} in epoch {self.current_epoch + 1}. Lower optimizer.lr, set "
                 "trainer.gradient_clip_val, or choose a discretization that is stable at this memory order."
             )
 
@@ -149,6 +154,13 @@ class SequenceData(pl.LightningDataModule):
         self.dataset = dataset
         self.seed = seed
         self.splits: Splits = dataset.load(root)
+        for split in self.splits[:3]:
+            y, kind = split.everything.y, (1, False) if self.splits.classes else (2, True)
+            if (y.dim(), y.is_floating_point()) != kind:
+                raise DataError(
+                    f"{type(dataset).__name__}: y must be (B,) whole numbers where there are classes, and (B, M) "
+                    f"floating-point numbers where there are none, not {tuple(y.shape)} of {y.dtype}"
+                )
 
     def train_dataloader(self) -> DataLoader:
         data = self.splits.train

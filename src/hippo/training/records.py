@@ -66,7 +66,16 @@ def objective(record: dict[str, Any]) -> float:
     """Return what a search for good settings is to make great: the accuracy in validation, or minus the loss."""
     score, mode = criterion(record["classes"])
     value = record["metrics"]["best"]["validation"][score]
+    if value is None:
+        return -math.inf
     return value if mode == "max" else -value
+
+
+def show(metric: str, value: float | None) -> str:
+    """Return how a value of a metric is printed; None is what JSON has for what is not finite."""
+    if value is None:
+        return "not finite"
+    return f"{value:.4f}" if metric == "accuracy" else f"{value:.4g}"
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:

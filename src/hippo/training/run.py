@@ -86,10 +86,11 @@ def summary(record: dict[str, Any]) -> str:
     lines = []
     for reading, result in record["metrics"].items():
         score = records.criterion(record["classes"])[0]
-        shifted = [f", {name} {shift['test'][score]:.4f}" for name, shift in result.get("shifted", {}).items()]
+        validation, test = (records.show(score, result[split][score]) for split in ("validation", "test"))
+        shifts = result.get("shifted", {}).items()
+        shifted = "".join(f", {name} {records.show(score, shift['test'][score])}" for name, shift in shifts)
         lines.append(
-            f"{reading:>5} epoch ({result['epoch']}): validation {score} {result['validation'][score]:.4f}, "
-            f"test {score} {result['test'][score]:.4f}{''.join(shifted)}"
+            f"{reading:>5} epoch ({result['epoch']}): validation {score} {validation}, test {score} {test}{shifted}"
         )
     return "\n".join(lines)
 
@@ -113,8 +114,9 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     last = folder / "checkpoints" / "last.ckpt"
     resume = last if last.exists() and not values["force"] else None
     sizes = " / ".join(f"{len(split):,}" for split in data.splits[:3])
+    lengths = " / ".join(dict.fromkeys(f"{split.everything.x.shape[1]:,}" for split in data.splits[:3]))
     say(f"run      {values['name']} {folder.name}, in {folder}")
-    say(f"data     {sizes} sequences (train / validation / test) of {example.shape[1]} steps × {example.shape[2]}")
+    say(f"data     {sizes} sequences (train / validation / test) of {lengths} steps × {example.shape[2]}")
     if shifts := ", ".join(data.splits.shifted):
         say(f"shifts   {shifts}, which training does not see")
     say(f"model    {type(model).__name__}, hidden size {model.hidden_size}, {parameters:,} parameters")
@@ -145,6 +147,10 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         history = History({"started": started} | provenance)
         with building("trainer"):
             trainer = _trainer(values, folder, history, tracker, data.splits)
+        if trainer.world_size > 1 and not parameters:
+            raise ConfigError(
+                "model: nothing is learnt here, so there is nothing to share among processes; one will do"
+            )
         trainer.fit(module, datamodule=data, ckpt_path=resume)
         results = _evaluate(trainer, module, data, history, folder)
         if not is_first():
@@ -161,7 +167,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
             "epochs": len(history.epochs),
             "classes": list(classes),
             **results,
-            "samples_per_second": throughput(module, data.splits.test),
+            "samples_per_second": throughput(trainer, module, data.splits.test),
             "history": history.epochs,
             "seconds": round(sum(epoch["seconds"] for epoch in history.epochs), 1),
             "peak_memory": records.peak_memory(),
@@ -186,11 +192,12 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def throughput(module: SequenceLearner, data: Sequences) -> float:
+def throughput(trainer: pl.Trainer, module: SequenceLearner, data: Sequences) -> float:
     """Return how many samples a second a model reads of one sequence by itself, the best of three readings."""
-    module.eval()
-    fastest, batch = math.inf, move(data[0], module.device)
-    with torch.inference_mode():
+    module.to(trainer.strategy.root_device).eval()  # a test leaves it on the CPU
+    precision = trainer.precision_plugin
+    fastest, batch = math.inf, precision.convert_input(move(data[0], module.device))
+    with torch.inference_mode(), precision.forward_context():
         for _ in range(3):
             start = time.perf_counter()
             module(batch).cpu()
