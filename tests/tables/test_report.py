@@ -155,8 +155,10 @@ def test_each_run_is_shown_with_its_record_and_its_command(committed):
     for row, record in zip(rows, committed.values(), strict=True):
         cell = dict(zip(head, row, strict=True))
         assert cell["run"] == f"{record['name']} {record['id']}"
-        assert cell["test"] == f"{100 * record['metrics']['best']['test']['accuracy']:.2f} %"
-        assert cell["last epoch"] == f"{100 * record['metrics']['last']['test']['accuracy']:.2f} %"
+        for name, reading in (("test", "best"), ("last epoch", "last")):
+            test = record["metrics"][reading]["test"]
+            score = f"{100 * test['accuracy']:.2f} %" if record["classes"] else f"{test['loss']:.4g}"
+            assert cell[name] == score
         assert cell["parameters"] == f"{record['parameters']:,}"
         assert cell["minutes"] == f"{record['seconds'] / 60:.1f}"
         assert cell["commit"] == record["git"]["commit"][:10]

@@ -43,8 +43,20 @@ def entries(content: bytes) -> Iterator[bytes]:
 
 
 def read_offline(folder: Path) -> dict:
-    """What the latest offline W&B run in a folder holds: configuration, history, summary, exit code."""
+    """What the latest offline W&B run in a folder holds: configuration, history, summary, exit code.
+
+    W&B writes from a process of its own, whose last entry may come after `finish` has returned.
+    """
     path = max(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    for _ in range(100):
+        found = parse(path)
+        if found["exit_code"] is not None:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def parse(path: Path) -> dict:
     found: dict = {"config": {}, "history": [], "summary": {}, "exit_code": None}
     for data in entries(path.read_bytes()):
         item = wandb_internal_pb2.Record()
