@@ -32,11 +32,12 @@ def test_they_compile_for_a_gpu_and_keep_their_precision(real):
 
     from hippo.kernels import fused
 
-    sizes = {"order": "i32", "size": "i32", "batch": "i32", "channels": "i32"}
+    sizes = dict.fromkeys(["order", "size", "batch", "channels"], "i32")
     for kernel in (fused._advance, fused._retreat, fused._enter, fused._gate, fused._gate_adjoint):
         constants = {"alpha": 0.3, "ROWS": 64, "COLUMNS": 4, "FLAT": 128}
         constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-        signature = {name: sizes.get(name, f"*{real}") for name in kernel.arg_names}
+        strides = {name: "i32" for name in kernel.arg_names if name.endswith(("_row", "_column"))}
+        signature = {name: (sizes | strides).get(name, f"*{real}") for name in kernel.arg_names}
         signature |= dict.fromkeys(constants, "constexpr")
         built = compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32))
         arithmetic = set(re.findall(r"\b(?:add|sub|mul|fma|div|sqrt|ex2)[a-z0-9.]*\.(f32|f64)\b", built.asm["ptx"]))

@@ -21,20 +21,21 @@ _VECTORS = ["step", "u", "written", "write"]  # too short for their alignment to
 
 def advance(c: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor) -> None:
     """Write the LegS coefficients after c (N, B), with relative steps (B,) and input u (B,), to `target`."""
-    _over_columns(_advance, c, target, step, u, *c.shape, alpha)
+    _over_columns(_advance, c, target, step, u, *c.stride(), *target.stride(), *c.shape, alpha)
 
 
 def retreat(grad: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor) -> None:
     """Write the gradient of c to `target`, and that of the input to u, from that of the next coefficients (N, B)."""
-    _over_columns(_retreat, grad, target, step, u, *grad.shape, alpha)
+    _over_columns(_retreat, grad, target, step, u, *grad.stride(), *target.stride(), *grad.shape, alpha)
 
 
 def enter(x: Tensor, h: Tensor, written: Tensor, write: Tensor, u: Tensor, seen_x: Tensor) -> None:
-    _over_columns(_enter, h, x.contiguous(), written, write, u, seen_x, len(x), *h.shape)
+    x = x.contiguous()
+    _over_columns(_enter, h.mT, x, written, write, u, seen_x, *seen_x.stride(), x.shape[1], *h.mT.shape)
 
 
 def gate(z: Tensor, h: Tensor, target: Tensor) -> None:
-    _over_numbers(_gate, h, z, target, h.numel())
+    _over_numbers(_gate, h, z, target, *h.shape)
 
 
 def gate_adjoint(
@@ -71,7 +72,10 @@ def _then(m, a, m_next, a_next):
 
 
 @triton.jit(do_not_specialize_on_alignment=_VECTORS)
-def _advance(c, y, step, u, order, batch, alpha: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _advance(
+    c, y, step, u, c_row, c_column, y_row, y_column, order, batch,
+    alpha: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     local = tl.arange(0, ROWS)[:, None]
     d = tl.load(step + column, column < batch, 0.0)
@@ -79,12 +83,12 @@ def _advance(c, y, step, u, order, batch, alpha: tl.constexpr, ROWS: tl.constexp
     carried = tl.zeros_like(d)
     for start in range(0, order, ROWS):
         row = start + local
-        here, at = (row < order) & (column < batch), row * batch + column
+        here, at = (row < order) & (column < batch), row * c_row + column * c_column
         n = row.to(d.dtype)
         x = tl.load(c + at, here, 0.0)
         moved = tl.where(row == 0, x - f, x)
         # A row needs the sum before it, so it scans the map of the row below: that of n - 1, which is 0 for n = 0.
-        below = tl.load(c + at - batch, here & (row > 0), 0.0)
+        below = tl.load(c + at - c_row, here & (row > 0), 0.0)
         below = tl.where(row == 1, below - f, below)
         solve = 1.0 / (1.0 + alpha * d * n)
         multiplier = (1.0 - alpha * d * (n - 1.0)) * solve
@@ -92,74 +96,82 @@ def _advance(c, y, step, u, order, batch, alpha: tl.constexpr, ROWS: tl.constexp
         through, added = tl.associative_scan((multiplier, addend), 0, _then)
         W = through * carried + added
         change = (d * (n + 1.0) * moved + tl.sqrt(2.0 * n + 1.0) * W) / (1.0 + alpha * d * (n + 1.0))
-        tl.store(y + at, x - change, here)
+        tl.store(y + row * y_row + column * y_column, x - change, here)
         carried = tl.sum(tl.where(local == ROWS - 1, W, 0.0), 0, keep_dims=True)
 
 
 @triton.jit(do_not_specialize_on_alignment=_VECTORS)
-def _retreat(grad, before, step, u, order, batch, alpha: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _retreat(
+    grad, before, step, u, grad_row, grad_column, before_row, before_column, order, batch,
+    alpha: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     local = tl.arange(0, ROWS)[:, None]
     d = tl.load(step + column, column < batch, 0.0)
     carried = tl.zeros_like(d)
     for start in range(0, order, ROWS):
         row = order - 1 - start - local  # counted down, since a scan in reverse has to turn its rows round
-        here, at = (row >= 0) & (column < batch), row * batch + column
+        here, at = (row >= 0) & (column < batch), row * grad_row + column * grad_column
         n = tl.maximum(row, 0).to(d.dtype)
         x = tl.load(grad + at, here, 0.0)
-        above = tl.load(grad + at + batch, here & (row + 1 < order), 0.0)
+        above = tl.load(grad + at + grad_row, here & (row + 1 < order), 0.0)
         solve = 1.0 / (1.0 + alpha * d * (n + 2.0))
         multiplier = (1.0 - alpha * d * (n + 1.0)) * solve
         addend = -tl.sqrt(2.0 * n + 3.0) * above * solve
         through, added = tl.associative_scan((multiplier, addend), 0, _then)
         V = through * carried + added
         change = d * ((n + 1.0) * x - tl.sqrt(2.0 * n + 1.0) * V) / (1.0 + alpha * d * (n + 1.0))
-        tl.store(before + at, x - change, here)
+        tl.store(before + row * before_row + column * before_column, x - change, here)
         tl.store(u + column + tl.zeros_like(row), change, here & (row == 0))
         carried = tl.sum(tl.where(local == ROWS - 1, V, 0.0), 0, keep_dims=True)
 
 
 @triton.jit(do_not_specialize_on_alignment=_VECTORS)
-def _enter(h, x, written, write, u, seen_x, channels, size, batch, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _enter(
+    h, x, written, write, u, seen_x, seen_row, seen_column, channels, size, batch,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     total = tl.load(written + column, column < batch, 0.0)
     for start in range(0, size, ROWS):
         row = start + tl.arange(0, ROWS)[:, None]
         weight = tl.load(write + row, row < size, 0.0)
-        part = tl.load(h + row * batch + column, (row < size) & (column < batch), 0.0)
+        part = tl.load(h + row + column * size, (row < size) & (column < batch), 0.0)
         total += tl.sum(weight * part, 0, keep_dims=True)
     tl.store(u + column, total, column < batch)
     for k in range(channels):
-        at = k * batch + column
-        tl.store(seen_x + at, tl.load(x + at, column < batch, 0.0), column < batch)
+        given = tl.load(x + k + column * channels, column < batch, 0.0)
+        tl.store(seen_x + column * seen_row + k * seen_column, given, column < batch)
 
 
 @triton.jit
-def _gate(h, z, target, size, FLAT: tl.constexpr):
+def _gate(h, z, target, batch, size, FLAT: tl.constexpr):
     at = tl.program_id(0) * FLAT + tl.arange(0, FLAT)
-    here = at < size
-    g = _sigmoid(tl.load(z + at, here, 0.0))
-    candidate = 2.0 * _sigmoid(2.0 * tl.load(z + size + at, here, 0.0)) - 1.0
+    here = at < batch * size
+    first = at + at // size * size  # of the two numbers of a row of z
+    g = _sigmoid(tl.load(z + first, here, 0.0))
+    candidate = 2.0 * _sigmoid(2.0 * tl.load(z + first + size, here, 0.0)) - 1.0
     before = tl.load(h + at, here, 0.0)
-    tl.store(z + at, g, here)
-    tl.store(z + size + at, candidate, here)
+    tl.store(z + first, g, here)
+    tl.store(z + first + size, candidate, here)
     tl.store(target + at, before + g * (candidate - before), here)
 
 
 @triton.jit(do_not_specialize_on_alignment=_VECTORS)
-def _gate_adjoint(h, gates, write, u, grad, grad_h, grad_z, size, batch, FLAT: tl.constexpr):
+def _gate_adjoint(h, gates, write, u, grad, grad_h, grad_z, batch, size, FLAT: tl.constexpr):
     at = tl.program_id(0) * FLAT + tl.arange(0, FLAT)
-    here = at < size * batch
+    here = at < batch * size
+    first = at + at // size * size
     total = tl.load(grad_h + at, here, 0.0)
     if u is not None:
-        total += tl.load(write + at // batch, here, 0.0) * tl.load(u + at % batch, here, 0.0)
+        total += tl.load(write + at % size, here, 0.0) * tl.load(u + at // size, here, 0.0)
     if grad is not None:
         total += tl.load(grad + at, here, 0.0)
-    g = tl.load(gates + at, here, 0.0)
-    candidate = tl.load(gates + size * batch + at, here, 0.0)
+    g = tl.load(gates + first, here, 0.0)
+    candidate = tl.load(gates + first + size, here, 0.0)
     passed = total * g
-    tl.store(grad_z + at, (candidate - tl.load(h + at, here, 0.0)) * passed * (1.0 - g), here)
-    tl.store(grad_z + size * batch + at, passed * (1.0 - candidate * candidate), here)
+    tl.store(grad_z + first, (candidate - tl.load(h + at, here, 0.0)) * passed * (1.0 - g), here)
+    tl.store(grad_z + first + size, passed * (1.0 - candidate * candidate), here)
     tl.store(grad_h + at, total - passed, here)
 
 

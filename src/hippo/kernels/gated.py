@@ -1,8 +1,8 @@
 """The gated network of `hippo.models.HiPPORNN` over a whole sequence, with its own backward pass.
 
 It computes what the loop in that model does in one matrix product a step, and two a step backward: one for the states,
-one for the weights. States stand as (features, batch), so that every operation reads and writes contiguous memory; the
-input and the bias are rows of what a step reads. What a step needs beside what is kept for backward stays in the cache.
+one for the weights. The input and the bias are rows of what a step reads. What a step needs beside what is kept for
+backward stays in the cache.
 
 On a GPU, where starting a kernel takes longer than most of them run, the rest of a step is a few kernels of our own
 (`hippo.kernels.fused`), the weights' products wait for many steps to be done as one, and a sequence that comes again is
@@ -10,6 +10,8 @@ replayed as a graph (`hippo.kernels.graph`).
 """
 
 import functools
+import itertools
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hippo.kernels import gates as eager
-from hippo.kernels import graph, scan
+from hippo.kernels import graph, room, scan
 from hippo.kernels.legs import Semiseparable, Transition
 from hippo.kernels.scan import Scan, Scans
 from hippo.kernels.sweep import Sweep
@@ -62,6 +64,11 @@ class Operator(NamedTuple):
         return tuple(step._replace(into=into) for step, into in zip(steps, filled, strict=True))
 
     @property
+    def packed(self) -> bool:
+        """Whether coefficients have to be contiguous as (N, B); where not, they are better so as (B, N)."""
+        return self.blocks is not None and self.blocks.dim() == 3
+
+    @property
     def order(self) -> int:
         return self.into.shape[0]
 
@@ -99,13 +106,15 @@ class Operator(NamedTuple):
 
 Operators = Sequence[Operator | Sweep | Scan]
 
+_ALIGNED = 16  # products of matrices whose rows are whole cache lines are faster
+
 
 class Inputs(NamedTuple):
     """What a sequence is computed from.
 
     Attributes:
-        x: (L, C, B).
-        weight: (2D, N + C + 1).
+        x: (L, B, C).
+        weight: (2D, R), for the rows of what a step reads.
         written: What of the input the memory is given, (L, B).
         write: (D,).
     """
@@ -115,18 +124,14 @@ class Inputs(NamedTuple):
     written: Tensor
     write: Tensor
 
-    @property
-    def order(self) -> int:
-        return self.weight.shape[1] - self.x.shape[1] - 1
-
 
 class Kept(NamedTuple):
     """What a forward pass fills: for its backward pass every step, without one the latest two and all states.
 
     Attributes:
-        seen: What a step reads, (L or 2, N + C + 1, B): the coefficients, the input, and 1.
-        gates: σ(g) and tanh(z), (L or 2, 2D, B).
-        hidden: The states before the first step and after each, (L + 1, D, B).
+        seen: What a step reads, (L or 2, R, B): N coefficients, C inputs, 1, and zeros.
+        gates: σ(g) and tanh(z), (L or 2, B, 2D).
+        hidden: The states before the first step and after each, (L + 1, B, D).
     """
 
     seen: Tensor
@@ -134,11 +139,14 @@ class Kept(NamedTuple):
     hidden: Tensor
 
     @classmethod
-    def empty(cls, inputs: Inputs, steps: int) -> "Kept":
+    def empty(cls, inputs: Inputs, operators: Operators, steps: int) -> "Kept":
         x, (doubled, rows) = inputs.x, inputs.weight.shape
-        length, _, batch = x.shape
-        sizes = (steps, rows, batch), (steps, doubled, batch), (length + 1, doubled // 2, batch)
-        return cls(*(x.new_empty(*size) for size in sizes))
+        length, batch, _ = x.shape
+        packed = operators[-1].packed
+        read = (steps, rows, batch) if packed else (steps, batch, rows)
+        sizes = read, (steps, batch, doubled), (length + 1, batch, doubled // 2)
+        seen, gates, hidden = (room.empty(math.prod(size), x).view(size) for size in sizes)
+        return cls(seen if packed else seen.mT, gates, hidden)
 
 
 def gated(
@@ -165,12 +173,12 @@ def gated(
     read_x, read_c = read.tensor_split([x.shape[-1]], dim=1)
     read_c = torch.nn.functional.pad(read_c, (0, order - read_c.shape[1]))
     weight = torch.cat([read_c, read_x, bias.unsqueeze(-1)], dim=1)
-    hidden = _Gated.apply(x.mT, weight, written_x, write, operators, torch.is_grad_enabled())
-    return tuple(h.mT for h in hidden)  # type: ignore[union-attr]
+    weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % _ALIGNED))
+    return _Gated.apply(x, weight, written_x, write, operators, torch.is_grad_enabled())  # type: ignore[return-value]
 
 
 class _Gated(torch.autograd.Function):
-    """x (L, C, B), weight (2D, N + C + 1), written (L, B), write (D,) ↦ L hidden states (D, B)."""
+    """x (L, B, C), weight (2D, R), written (L, B), write (D,) ↦ L hidden states (B, D)."""
 
     @staticmethod
     def forward(
@@ -183,7 +191,7 @@ class _Gated(torch.autograd.Function):
         with torch.cuda.device_of(x):
             replayed = _replayed(inputs, operators, steps_kept)
             if replayed is None:
-                kept = Kept.empty(inputs, steps_kept)
+                kept = Kept.empty(inputs, operators, steps_kept)
                 _forward(inputs, operators, kept)
                 ctx.replayed, hidden = None, kept.hidden
                 ctx.save_for_backward(*inputs, *kept)
@@ -211,52 +219,61 @@ class _Gated(torch.autograd.Function):
 def _forward(inputs: Inputs, operators: Operators, kept: Kept) -> None:
     """Fill `kept`."""
     (x, weight, written, write), (seen, gates, hidden) = inputs, kept
-    order, batch, steps_kept = inputs.order, x.shape[-1], len(seen)
+    (_, batch, channels), order = x.shape, operators[0].order
+    ones = order + channels
     kernels = scan.kernels(x) or eager
     entering = x.new_empty(max(step.width for step in operators), batch)
     hidden[0].zero_()
-    seen[:, -1].fill_(1)
-    c = x.new_zeros(order, batch)
-    for t, step in enumerate(operators):
-        here, z = seen[t % steps_kept], gates[t % steps_kept]
-        kernels.enter(x[t], hidden[t], written[t], write, entering[-1], here[order:-1])
-        step.forward(c, entering, here[:order])
-        c = here[:order]
-        torch.mm(weight, here, out=z)
-        kernels.gate(z, hidden[t], hidden[t + 1])
+    seen[:, ones].fill_(1)
+    seen[:, ones + 1 :].fill_(0)
+    c, u, read = x.new_zeros(order, batch), entering[-1], weight.mT
+    # Views of all steps are made at once: one by one they would take longer than some of the work.
+    kept_views = itertools.cycle(zip(*(v.unbind() for v in (seen, seen.mT, gates)), strict=True))
+    views = zip(kept_views, itertools.pairwise(hidden.unbind()), x.unbind(), written.unbind(), strict=False)
+    for step, ((rows, here, z), (h, h_next), x_t, written_t) in zip(operators, views, strict=False):
+        target, seen_x = rows[:order], here[:, order:ones]
+        kernels.enter(x_t, h, written_t, write, u, seen_x)
+        step.forward(c, entering, target)
+        c = target
+        torch.mm(here, read, out=z)
+        kernels.gate(z, h, h_next)
 
 
 def _backward(inputs: Inputs, operators: Operators, kept: Kept, grad_hidden: Sequence[Tensor | None]) -> Inputs:
     """Return the gradients of the inputs from those of the L states, None where there is none."""
     (x, weight, _, write), (seen, gates, hidden) = inputs, kept
-    (length, _, batch), order, size = x.shape, inputs.order, len(write)
-    kernels, span = scan.kernels(x) or eager, _span(x)
-    read = weight[:, :-1].mT.contiguous()  # what the gradients of c and x are read with
-    grad_weight, grad_write, grad_x = torch.zeros_like(weight), torch.zeros_like(write), x.new_empty(x.shape)
-    grad_h, grad_z = x.new_zeros(size, batch), x.new_empty(span, 2 * size, batch)
-    grad_c, grad_next = x.new_zeros(2, order, batch)
+    (length, batch, channels), order, size = x.shape, operators[0].order, len(write)
+    kernels, span, packed, ones = scan.kernels(x) or eager, _span(x), operators[-1].packed, order + channels
+    read_c, read_x = weight[:, :order], weight[:, order:ones]
+    grad_weight, grad_x = torch.zeros_like(weight), x.new_empty(x.shape)
+    grad_h, grad_z = x.new_zeros(batch, size), x.new_empty(span, batch, 2 * size)
+    grad_c, grad_next = x.new_zeros(2, order, batch) if packed else x.new_zeros(2, batch, order).mT
+    grad_seen = x.new_empty(batch, weight.shape[1])
     # A step writes its u's gradient to the last of `width` rows; the others, not yet in use, are room.
     width = max(step.width for step in operators)
     entered = x.new_empty(width - 1 + length, batch)
     grad_written = entered[width - 1 :]
     grad_u = None
-    for t in reversed(range(length)):
-        h, z = hidden[t], grad_z[t % span]
-        kernels.gate_adjoint(gates[t], h, write, grad_u, grad_hidden[t], grad_h, z)
-        grad_next.addmm_(read[:order], z)
+    views = [v.unbind() for v in (seen.mT, gates, hidden[:-1], grad_written)]
+    for t, here, gates_t, h, grad_u_t in zip(range(length)[::-1], *(v[::-1] for v in views), strict=True):
+        z = grad_z[t % span]
+        kernels.gate_adjoint(gates_t, h, write, grad_u, grad_hidden[t], grad_h, z)
+        if span == 1:
+            grad_weight.addmm_(z.mT, here)
+            torch.mm(z, weight, out=grad_seen)  # a product written as (N, B) is slower, by a third for some B
+            grad_next += grad_seen.mT[:order]
+            grad_x[t] = grad_seen[:, order:ones]
+        else:
+            grad_next.mT.addmm_(z, read_c)
         operators[t].backward(grad_next, entered[t : t + width], grad_c)
         grad_c, grad_next = grad_next, grad_c
-        grad_u = grad_written[t]
-        if span == 1:
-            grad_weight.addmm_(z, seen[t].mT)
-            torch.mm(read[order:], z, out=grad_x[t])
-            grad_write.addmv_(h, grad_u)
-        elif t % span == 0:
+        grad_u = grad_u_t
+        if span > 1 and t % span == 0:
             these = slice(t, min(t + span, length))
-            z = grad_z[: these.stop - t]
-            grad_weight += torch.tensordot(z, seen[these], ([0, 2], [0, 2]))
-            grad_x[these] = read[order:] @ z
-            grad_write += torch.tensordot(hidden[these], grad_written[these], ([0, 2], [0, 1]))
+            z = grad_z[: these.stop - t].flatten(0, 1)
+            grad_weight.addmm_(z.mT, seen[these].mT.flatten(0, 1))
+            grad_x[these] = (z @ read_x).unflatten(0, (-1, batch))
+    grad_write = hidden[:-1].flatten(0, 1).mT @ grad_written.flatten()
     return Inputs(grad_x, grad_weight, grad_written, grad_write)
 
 
@@ -279,14 +296,14 @@ class _Replayed:
             if isinstance(operators, Scans):
                 first = operators.first._replace(into=operators.first.into.clone())
                 self._operators = Scans(first, operators.step.clone(), operators.alpha)
-            self._kept = Kept.empty(self._inputs, steps_kept)
+            self._kept = Kept.empty(self._inputs, operators, steps_kept)
         self._lock = threading.Lock()
         self._version = 0
         self._advance: Callable[[], None] | None = None
         self._retreats = graph.Recent[tuple[Tensor, Callable[[], Inputs]]](size=4)
 
     def forward(self, inputs: Inputs, operators: Operators) -> tuple[int, Tensor]:
-        """Return which computation this is, and the states (L + 1, D, B)."""
+        """Return which computation this is, and the states (L + 1, B, D)."""
         with self._lock:
             self._compute(inputs, operators)
             return self._version, self._kept.hidden.clone()

@@ -1,7 +1,7 @@
 """The LegS step of `hippo.kernels.legs.legs_step` and its adjoint as scans over the orders, for the GPU, by Triton.
 
-Like `hippo.kernels.sweep.Sweep` for the CPU: coefficients stand as (N, B), each sample may have a step of its own, and
-nothing is kept for the gradient.
+Like `hippo.kernels.sweep.Sweep` for the CPU: each sample may have a step of its own, and nothing is kept for the
+gradient. Coefficients are (N, B) with any strides; threads read memory best where those of a sample are contiguous.
 """
 
 import functools
@@ -30,6 +30,10 @@ class Scan(NamedTuple):
     alpha: float
 
     @property
+    def packed(self) -> bool:
+        return False
+
+    @property
     def width(self) -> int:
         return 1
 
@@ -47,14 +51,10 @@ class Scan(NamedTuple):
         arrays, batch = (given, target, self.step, entering[-1]), (given.shape[-1],)
         shapes = ((self.order, *batch), (self.order, *batch), batch, batch)
         if not all(
-            array.shape == shape
-            and array.is_contiguous()
-            and (array.dtype, array.device) == (given.dtype, given.device)
+            array.shape == shape and (array.dtype, array.device) == (given.dtype, given.device)
             for array, shape in zip(arrays, shapes, strict=True)
         ):
-            raise ValueError(
-                "a scan needs contiguous (N, B) coefficients, (B,) steps and input, of one dtype and device"
-            )
+            raise ValueError("a scan needs (N, B) coefficients, (B,) steps and input, of one dtype and device")
 
 
 class Scans(Sequence["Operator | Scan"]):

@@ -29,6 +29,10 @@ class Sweep(NamedTuple):
     alpha: float
 
     @property
+    def packed(self) -> bool:
+        return True
+
+    @property
     def width(self) -> int:
         return 2  # u, and room for what is carried from order to order
 

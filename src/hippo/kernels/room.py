@@ -1,0 +1,36 @@
+"""Memory for what a sequence computes, which the next one gets again.
+
+The system zeroes every page that a process asks for anew, which takes as long as a training step's arithmetic. So the
+latest few blocks that nobody holds any more are kept. On a GPU the framework does the same.
+"""
+
+import weakref
+
+import torch
+from torch import Tensor
+
+from hippo.kernels import jit
+
+_KEPT = 4
+_spare: dict[int, Tensor] = {}  # each operation on it is atomic: blocks come back from any thread, at any time
+
+
+@jit.opaque
+def empty(size: int, like: Tensor) -> Tensor:
+    """Return a tensor (size,) of any content, like another one in dtype and device."""
+    if type(like) not in (Tensor, torch.nn.Parameter) or like.device.type != "cpu":
+        return like.new_empty(size)
+    fitting = [(len(b), i) for i, b in list(_spare.items()) if b.dtype == like.dtype and size <= len(b) <= 2 * size]
+    block = _spare.pop(min(fitting)[1], None) if fitting else None
+    if block is None:
+        with torch.inference_mode(False):
+            block = torch.empty(size, dtype=like.dtype)
+    view = block[:size].numpy()
+    weakref.finalize(view, _give_back, block)  # the tensor, and whatever is cut from it, holds the view
+    return torch.from_numpy(view)
+
+
+def _give_back(block: Tensor) -> None:
+    _spare[id(block)] = block
+    while len(_spare) > _KEPT:
+        _spare.pop(next(iter(_spare), 0), None)
