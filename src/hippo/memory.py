@@ -14,7 +14,7 @@ from hippo.kernels import jit, lti, scan, stream, sweep
 from hippo.kernels.gated import Operator, Operators
 from hippo.kernels.legs import Transition, legs_dilation, legs_transition
 from hippo.kernels.scan import Scans
-from hippo.kernels.sweep import Sweep
+from hippo.kernels.sweep import Sweeps
 from hippo.measures import Measure
 
 ALPHA = {"euler": 0.0, "bilinear": 0.5, "backward_euler": 1.0}
@@ -290,9 +290,7 @@ class HiPPO(nn.Module):
             first = Operator.of(Transition(None, torch.eye(1, self.order, dtype=like.dtype, device=device)[0]))
             relative = self._relative_steps(length, timestamps, None, device)[1:]
             relative = relative.to(like).expand(-1, len(like)).contiguous()
-            if scanned:
-                return Scans(first, relative, alpha)
-            return (first, *(Sweep(self.order, step, alpha) for step in relative))
+            return (Scans if scanned else Sweeps)(first, relative, alpha)
         gaps, times, still = self._schedule(length, timestamps, None, device)
         if gaps.dim() == 2 or still is not None or (self.measure.scale_invariant and self.discretization == "zoh"):
             return None

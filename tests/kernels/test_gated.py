@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hippo import measures
-from hippo.kernels import jit, room
+from hippo.kernels import jit, loop, room
 from hippo.models import HiPPORNN
 
 MEMORIES = [
@@ -34,12 +34,14 @@ def both(model: HiPPORNN, x: torch.Tensor, timestamps: torch.Tensor | None) -> l
     ]
 
 
-@pytest.fixture(params=["compiled", "products"])
+@pytest.fixture(params=["loop", "sweeps", "products"])
 def kernel(request, monkeypatch):
     if request.param == "products":
         monkeypatch.setattr(jit, "serves", lambda tensor: False)
     else:
         pytest.importorskip("numba")
+    if request.param == "sweeps":
+        monkeypatch.setattr(loop, "serves", lambda *_: False)
     return request.param
 
 
@@ -57,9 +59,9 @@ def test_in_single_precision_it_is_as_good_as_the_loop(kernel):
     x = torch.randn(8, 300, 3, requires_grad=True)
     exact = both(build({"memory_order": 64}), x.double().detach().requires_grad_(), None)[1]
     whole, reference = both(build({"memory_order": 64}, torch.float32), x, None)
-    for one, loop, truth in zip(whole, reference, exact, strict=True):
+    for one, other, truth in zip(whole, reference, exact, strict=True):
         scale = truth.abs().max()
-        assert (one - truth).abs().max() <= 1e-6 * scale + 3 * (loop - truth).abs().max()
+        assert (one - truth).abs().max() <= 1e-6 * scale + 3 * (other - truth).abs().max()
 
 
 def test_its_gradients_are_those_of_finite_differences(kernel):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hippo.kernels import gates as eager
-from hippo.kernels import graph, room, scan
+from hippo.kernels import graph, loop, room, scan
 from hippo.kernels.legs import Semiseparable, Transition
 from hippo.kernels.scan import Scan, Scans
 from hippo.kernels.sweep import Sweep
@@ -192,7 +192,10 @@ class _Gated(torch.autograd.Function):
             replayed = _replayed(inputs, operators, steps_kept)
             if replayed is None:
                 kept = Kept.empty(inputs, operators, steps_kept)
-                _forward(inputs, operators, kept)
+                if loop.serves(inputs, operators):
+                    ctx.shares = loop.forward(inputs, operators, kept)  # type: ignore[arg-type]
+                else:
+                    ctx.shares = _forward(inputs, operators, kept)
                 ctx.replayed, hidden = None, kept.hidden
                 ctx.save_for_backward(*inputs, *kept)
             else:
@@ -209,7 +212,11 @@ class _Gated(torch.autograd.Function):
         inputs = Inputs(*saved[:4])
         with torch.cuda.device_of(inputs.x):
             if ctx.replayed is None:
-                grads = _backward(inputs, ctx.operators, Kept(*saved[4:]), grad_outputs)
+                kept = Kept(*saved[4:])
+                if ctx.shares is None:
+                    grads = _backward(inputs, ctx.operators, kept, grad_outputs)
+                else:
+                    grads = loop.backward(inputs, ctx.operators, kept, ctx.shares, grad_outputs)
             else:
                 replayed, version = ctx.replayed
                 grads = replayed.backward(version, inputs, ctx.operators, grad_outputs)

@@ -5,15 +5,13 @@ gradient. Coefficients are (N, B) with any strides; threads read memory best whe
 """
 
 import functools
-from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from hippo.kernels.gated import Operator
+from hippo.kernels.sweep import Sweeps
 
 
 class Scan(NamedTuple):
@@ -57,26 +55,10 @@ class Scan(NamedTuple):
             raise ValueError("a scan needs (N, B) coefficients, (B,) steps and input, of one dtype and device")
 
 
-class Scans(Sequence["Operator | Scan"]):
-    """The LegS steps of a sequence: how the first sample fills the memory, and scans.
+class Scans(Sweeps):
+    """The LegS steps of a sequence as scans."""
 
-    Args:
-        first: The first of them.
-        step: Relative steps of the others, (L - 1, B).
-        alpha: Weight of the implicit side.
-    """
-
-    def __init__(self, first: "Operator", step: Tensor, alpha: float) -> None:
-        self.first = first
-        self.step = step
-        self.alpha = alpha
-
-    def __len__(self) -> int:
-        return len(self.step) + 1
-
-    def __getitem__(self, t: int) -> "Operator | Scan":  # type: ignore[override]
-        t = range(len(self))[t]
-        return Scan(self.first.order, self.step[t - 1], self.alpha) if t else self.first
+    kind = Scan
 
 
 def kernels(tensor: Tensor) -> ModuleType | None:

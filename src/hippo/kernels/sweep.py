@@ -6,13 +6,16 @@ products around it, and keeps nothing for the gradient, being linear. `Sweep` is
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hippo.kernels import jit
+
+if TYPE_CHECKING:
+    from hippo.kernels.gated import Operator
 
 
 class Sweep(NamedTuple):
@@ -45,7 +48,7 @@ class Sweep(NamedTuple):
         self._run(_retreat, grad, entering, target)
 
     def _run(self, function: Callable, given: Tensor, entering: Tensor, target: Tensor) -> None:
-        arrays = (given, target, self.step, entering[-1], entering[-2], *_numbers(self.order, given.dtype))
+        arrays = (given, target, self.step, entering[-1], entering[-2], *numbers(self.order, given.dtype))
         batch = (given.shape[1],)
         shapes = ((self.order, *batch), (self.order, *batch), batch, batch, batch)
         if not all(
@@ -53,6 +56,34 @@ class Sweep(NamedTuple):
         ) or any(array.shape != shape for array, shape in zip(arrays, shapes, strict=False)):
             raise ValueError("a compiled step needs contiguous (N, B) coefficients, (B,) steps and input, of one dtype")
         _compile(function, given.dtype)(*(array.data_ptr() for array in arrays), self.alpha, *given.shape, 1)
+
+
+class Sweeps(Sequence["Operator | Sweep"]):
+    """The LegS steps of a sequence: how the first sample fills the memory, and sweeps.
+
+    Args:
+        first: The first of them.
+        step: Relative steps of the others, (L - 1, B), contiguous.
+        alpha: Weight of the implicit side.
+    """
+
+    kind: ClassVar[Any] = Sweep
+
+    def __init__(self, first: "Operator", step: Tensor, alpha: float) -> None:
+        self.first = first
+        self.step = step
+        self.alpha = alpha
+
+    @property
+    def order(self) -> int:
+        return self.first.order
+
+    def __len__(self) -> int:
+        return len(self.step) + 1
+
+    def __getitem__(self, t: int) -> Any:  # type: ignore[override]
+        t = range(len(self))[t]
+        return self.kind(self.order, self.step[t - 1], self.alpha) if t else self.first
 
 
 @jit.opaque
@@ -141,7 +172,7 @@ def _chunks(f: Tensor, step: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
 
 def _call(function: Callable, given: Tensor, target: Tensor, step: Tensor, u: Tensor, alpha: float, count: int) -> None:
     order, batch = given.shape[-2:]
-    arrays = (given, target, step, u, torch.empty_like(u[0]), *_numbers(order, given.dtype))
+    arrays = (given, target, step, u, torch.empty_like(u[0]), *numbers(order, given.dtype))
     _compile(function, given.dtype)(*(array.data_ptr() for array in arrays), alpha, order, batch, count)
 
 
@@ -151,7 +182,7 @@ def _compile(function: Callable, dtype: torch.dtype) -> Callable:
 
 
 @functools.lru_cache(maxsize=16)
-def _numbers(order: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def numbers(order: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """n and sqrt(2 n + 1) for n = 0 … N. The loops take their constants from here, so that all stays in one type."""
     with torch.inference_mode(False):
         n = torch.arange(order + 1, dtype=torch.float64, device="cpu")

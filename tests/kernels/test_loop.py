@@ -1,0 +1,123 @@
+"""The compiled loop over a whole sequence, in several threads, against the loops that it replaces. test_gated.py has it
+in one."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hippo.kernels import loop
+from hippo.models import HiPPORNN
+
+pytest.importorskip("numba")
+if loop._library() is None:
+    pytest.skip("torch has no MKL here", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def build(dtype: torch.dtype = torch.float64, order: int = 40) -> tuple[HiPPORNN, torch.Tensor]:
+    torch.manual_seed(0)
+    return HiPPORNN(3, 9, memory_order=order).to(dtype), torch.randn(50, 37, 3, dtype=dtype, requires_grad=True)
+
+
+def states_and_gradients(model, x, timestamps=None, steps=slice(None)) -> list[torch.Tensor]:
+    hidden = torch.stack(tuple(model.unroll(x, timestamps, None)))
+    weight = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x)
+    return [hidden, *torch.autograd.grad((hidden * weight)[steps].sum(), [x, *model.parameters()])]
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """How many samples each thread has taken, in each call."""
+    calls = []
+    forward = loop.forward
+    monkeypatch.setattr(loop, "forward", lambda *args: calls.append(forward(*args)) or calls[-1])
+    return calls
+
+
+@pytest.mark.parametrize("steps", [slice(None), [3, 4, 7, 8, 20, 33], [36], [0]], ids=["all", "some", "last", "first"])
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-13), (torch.float32, 5e-6)])
+def test_it_is_the_other_loop_and_so_is_every_gradient(steps, timed, dtype, bound, used, monkeypatch):
+    model, x = build(dtype)
+    timestamps = torch.rand(50, 37, dtype=torch.float64).cumsum(1) if timed else None
+    got = states_and_gradients(model, x, timestamps, steps)
+    assert used == [[(0, 16), (16, 33), (33, 50)]]
+    monkeypatch.setattr(loop, "serves", lambda *_: False)
+    for one, other in zip(got, states_and_gradients(model, x, timestamps, steps), strict=True):
+        assert (one - other).abs().max() <= bound * other.abs().max()
+    assert len(used) == 1
+
+
+@pytest.mark.parametrize(("order", "length"), [(1, 1), (1, 30), (16, 8), (17, 9), (40, 2)])
+def test_odd_sizes(order, length, monkeypatch):
+    model, x = build(order=order)
+    got = states_and_gradients(model, x[:33, :length])
+    monkeypatch.setattr(loop, "serves", lambda *_: False)
+    for one, other in zip(got, states_and_gradients(model, x[:33, :length]), strict=True):
+        assert (one - other).abs().max() <= 1e-13 * other.abs().max()
+
+
+def test_results_do_not_hang_on_threads_of_the_backward_pass(used):
+    model, x = build()
+    features = model(x)
+    gradients = torch.autograd.grad(features.sum(), list(model.parameters()), retain_graph=True)
+    torch.set_num_threads(1)
+    again = torch.autograd.grad(features.sum(), list(model.parameters()))
+    for one, other in zip(gradients, again, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_gates_saturate_and_what_is_not_a_number_stays_so(dtype):
+    # One step, from h = 0: the state is σ(g) tanh(z), with g and z the biases.
+    values = torch.tensor(
+        [0.0, 1e-3, 0.7, -0.7, 5.0, -5.0, 30.0, -30.0, 90.0, -90.0, 1e4, -1e4, torch.nan], dtype=dtype
+    )
+    model = HiPPORNN(1, len(values) ** 2, memory_order=4).to(dtype)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+        model.gate.bias.copy_(values.repeat(len(values)))
+        model.candidate.bias.copy_(values.repeat_interleave(len(values)))
+    got = model(torch.zeros(20, 1, 1, dtype=dtype))
+    expected = (model.gate.bias.double().sigmoid() * model.candidate.bias.double().tanh()).detach().expand(20, -1)
+    torch.testing.assert_close(got.double(), expected, rtol=0, atol=4 * torch.finfo(dtype).eps, equal_nan=True)
+
+
+def test_a_fork_has_threads_of_its_own():
+    code = """
+import os, torch
+from hippo.models import HiPPORNN
+torch.set_num_threads(3)
+model, x = HiPPORNN(3, 9), torch.randn(50, 7, 3)
+expected = model(x)
+if child := os.fork():
+    print(os.waitpid(child, 0)[1])
+else:
+    os._exit(int(not torch.equal(model(x), expected)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout == "0\n"
+
+
+def test_where_there_are_no_products_the_other_loop_serves(used, monkeypatch):
+    model, x = build()
+    expected = model(x)
+    monkeypatch.setattr(loop, "_library", lambda: None)
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-13)
+    assert len(used) == 1
+
+
+def test_few_samples_share_what_threads_there_are():
+    assert loop._shares(5) == [(0, 5)]
+    assert loop._shares(32) == [(0, 16), (16, 32)]
+    assert [end - begin for begin, end in loop._shares(100)] == [33, 33, 34]
