@@ -4,7 +4,8 @@
     python scripts/benchmark.py legs gru                         # these, at permuted MNIST's size
     python scripts/benchmark.py --length 182 --hidden 256        # at Character Trajectories' size
 
-Each part runs in a process of its own, so that peak memory is its own, `--rounds` times in turn; medians are reported.
+Each part runs in a process of its own, so that peak memory is its own, `--rounds` times in turn; medians are reported,
+also of the ratios within a round, for the machine may be slower in the next.
 """
 
 import argparse
@@ -130,7 +131,8 @@ def main() -> None:
     print(f"{'':14}{'forward':>10}{'backward':>10}{'optimizer':>10}{'/ products':>12}{'peak GB':>9}{'parameters':>12}")
     for part, measured in parts.items():
         seconds = measured["seconds"]
-        measured["ratio_to_products"] = seconds["step"] / parts[FLOOR]["seconds"]["step"]
+        steps = ([run["forward"] + run["backward"] for run in runs[name]] for name in (part, FLOOR))
+        measured["ratio_to_products"] = statistics.median(own / floor for own, floor in zip(*steps, strict=True))
         row = "".join(f"{seconds[key]:10.3f}" for key in ("forward", "backward", "optimizer"))
         memory = f"{measured['peak_memory'] / 1e9:9.2f}{measured['parameters']:12,}"
         print(f"{part:14}{row}{measured['ratio_to_products']:12.2f}{memory}")
