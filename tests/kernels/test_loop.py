@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 from hippo.kernels import loop
 from hippo.models import HiPPORNN
@@ -36,7 +37,7 @@ def states_and_gradients(model, x, timestamps=None, steps=slice(None)) -> list[t
 
 @pytest.fixture
 def used(monkeypatch):
-    """How many samples each thread has taken, in each call."""
+    """The number of threads in each call."""
     calls = []
     forward = loop.forward
     monkeypatch.setattr(loop, "forward", lambda *args: calls.append(forward(*args)) or calls[-1])
@@ -50,7 +51,7 @@ def test_it_is_the_other_loop_and_so_is_every_gradient(steps, timed, dtype, boun
     model, x = build(dtype)
     timestamps = torch.rand(50, 37, dtype=torch.float64).cumsum(1) if timed else None
     got = states_and_gradients(model, x, timestamps, steps)
-    assert used == [[(0, 16), (16, 33), (33, 50)]]
+    assert used == [3]
     monkeypatch.setattr(loop, "serves", lambda *_: False)
     for one, other in zip(got, states_and_gradients(model, x, timestamps, steps), strict=True):
         assert (one - other).abs().max() <= bound * other.abs().max()
@@ -93,6 +94,56 @@ def test_gates_saturate_and_what_is_not_a_number_stays_so(dtype):
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=4 * torch.finfo(dtype).eps, equal_nan=True)
 
 
+def test_where_no_thread_can_be_had_the_calling_one_does_it(monkeypatch):
+    model, x = build()
+    expected = states_and_gradients(model, x)
+
+    class Full:
+        def submit(self, *_):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(loop, "_pool", lambda threads: Full())
+    for one, other in zip(states_and_gradients(model, x), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 37])
+def test_what_is_kept_may_be_computed_anew_with_other_threads_and_come_back_in_other_strides(length):
+    model, x = build()
+    x = x[:, :length].detach()
+    expected = torch.autograd.grad(model(x).sum(), list(model.parameters()))
+    again = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False)
+    torch.set_num_threads(1)
+    got = [torch.autograd.grad(again.sum(), list(model.parameters()))]
+    torch.set_num_threads(3)
+    turned = lambda v: v.movedim(0, -1).contiguous().movedim(-1, 0)  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(lambda v: v, turned):
+        features = model(x)
+    got.append(torch.autograd.grad(features.sum(), list(model.parameters())))
+    for gradients in got:
+        for one, other in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_tensors_of_two_dtypes_are_refused(used):
+    model, x = build(torch.float32)
+    model.candidate.double()
+    with pytest.raises(RuntimeError, match="dtype"):
+        model(x)
+    assert not used
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_small_states_are_as_precise_as_large_ones(dtype):
+    model, x = build(dtype)
+    with torch.no_grad():
+        for weight in model.candidate.parameters():
+            weight.mul_(1e-7)
+    got = torch.stack(tuple(model.unroll(x, None, None)))
+    exact = torch.stack(model.double().step_by_step(x.double(), None))
+    assert (got - exact).abs().max() <= 20 * torch.finfo(dtype).eps * exact.abs().max()
+
+
 def test_a_fork_has_threads_of_its_own():
     code = """
 import os, torch
@@ -117,7 +168,8 @@ def test_where_there_are_no_products_the_other_loop_serves(used, monkeypatch):
     assert len(used) == 1
 
 
-def test_few_samples_share_what_threads_there_are():
-    assert loop._shares(5) == [(0, 5)]
-    assert loop._shares(32) == [(0, 16), (16, 32)]
-    assert [end - begin for begin, end in loop._shares(100)] == [33, 33, 34]
+@pytest.mark.parametrize(("batch", "count"), [(5, 1), (32, 2), (100, 3)])
+def test_few_samples_are_not_shared_among_more_threads_than_is_worth_it(batch, count, used):
+    model, _ = build()
+    model(torch.zeros(batch, 2, 3, dtype=torch.float64))
+    assert used == [count]

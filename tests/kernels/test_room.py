@@ -33,6 +33,25 @@ def test_what_is_let_go_is_given_out_again_and_nothing_else():
     assert room.empty(600, like).data_ptr() == address
 
 
+def test_blocks_may_come_back_while_others_are_looked_for():
+    for _ in range(200):
+        cycle = [room.empty(64, torch.zeros(0))]
+        cycle.append(cycle)  # type: ignore[arg-type]
+        del cycle
+        held = [room.empty(64, torch.zeros(0)) for _ in range(5)]
+        gc.set_threshold(1)
+        try:
+            room.empty(64, torch.zeros(0))
+        finally:
+            gc.set_threshold(700, 10, 10)
+        del held
+
+
+def test_a_default_device_does_not_matter():
+    with torch.device("meta"):
+        assert room.empty(5, torch.zeros(0, device="cpu")).device.type == "cpu"
+
+
 def test_few_blocks_are_kept():
     held = [room.empty(100, torch.zeros(0)) for _ in range(9)]
     del held

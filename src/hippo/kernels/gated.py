@@ -129,7 +129,8 @@ class Kept(NamedTuple):
     """What a forward pass fills: for its backward pass every step, without one the latest two and all states.
 
     Attributes:
-        seen: What a step reads, (L or 2, R, B): N coefficients, C inputs, 1, and zeros.
+        seen: What a step reads, (L or 2, R, B): N coefficients, C inputs, 1, and zeros. In one dimension where
+            they stand as `hippo.kernels.loop` has them.
         gates: σ(g) and tanh(z), (L or 2, B, 2D).
         hidden: The states before the first step and after each, (L + 1, B, D).
     """
@@ -139,14 +140,14 @@ class Kept(NamedTuple):
     hidden: Tensor
 
     @classmethod
-    def empty(cls, inputs: Inputs, operators: Operators, steps: int) -> "Kept":
+    def empty(cls, inputs: Inputs, operators: Operators, steps: int, flat: bool = False) -> "Kept":
         x, (doubled, rows) = inputs.x, inputs.weight.shape
         length, batch, _ = x.shape
         packed = operators[-1].packed
         read = (steps, rows, batch) if packed else (steps, batch, rows)
         sizes = read, (steps, batch, doubled), (length + 1, batch, doubled // 2)
         seen, gates, hidden = (room.empty(math.prod(size), x).view(size) for size in sizes)
-        return cls(seen if packed else seen.mT, gates, hidden)
+        return cls(seen.flatten() if flat else seen if packed else seen.mT, gates, hidden)
 
 
 def gated(
@@ -191,13 +192,11 @@ class _Gated(torch.autograd.Function):
         with torch.cuda.device_of(x):
             replayed = _replayed(inputs, operators, steps_kept)
             if replayed is None:
-                kept = Kept.empty(inputs, operators, steps_kept)
-                if loop.serves(inputs, operators):
-                    ctx.shares = loop.forward(inputs, operators, kept)  # type: ignore[arg-type]
-                else:
-                    ctx.shares = _forward(inputs, operators, kept)
+                looped = loop.serves(inputs, operators)
+                kept = Kept.empty(inputs, operators, steps_kept, flat=looped)
+                threads = (loop.forward if looped else _forward)(inputs, operators, kept)  # type: ignore[arg-type]
                 ctx.replayed, hidden = None, kept.hidden
-                ctx.save_for_backward(*inputs, *kept)
+                ctx.save_for_backward(*inputs, *kept, threads)
             else:
                 version, hidden = replayed.forward(inputs, operators)
                 ctx.replayed = replayed, version
@@ -212,11 +211,11 @@ class _Gated(torch.autograd.Function):
         inputs = Inputs(*saved[:4])
         with torch.cuda.device_of(inputs.x):
             if ctx.replayed is None:
-                kept = Kept(*saved[4:])
-                if ctx.shares is None:
+                kept, threads = Kept(*saved[4:7]), saved[7]
+                if threads is None:
                     grads = _backward(inputs, ctx.operators, kept, grad_outputs)
                 else:
-                    grads = loop.backward(inputs, ctx.operators, kept, ctx.shares, grad_outputs)
+                    grads = loop.backward(inputs, ctx.operators, kept, threads, grad_outputs)
             else:
                 replayed, version = ctx.replayed
                 grads = replayed.backward(version, inputs, ctx.operators, grad_outputs)

@@ -5,6 +5,7 @@ brings along. Each thread takes its share of the samples through all steps, so t
 once, and nothing is left to an interpreter.
 """
 
+import contextlib
 import ctypes
 import functools
 import itertools
@@ -12,7 +13,7 @@ import math
 import os
 import types
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,55 +29,57 @@ _LEAST = 16  # samples that are worth a thread
 _SPAN = 8  # steps whose products for the gradient of the weights are done as one
 
 
+@jit.opaque
 def serves(inputs: "Inputs", operators: "Operators") -> bool:
     """Return whether this loop can be had for a sequence, and is made for it."""
-    return type(operators) is Sweeps and all(map(jit.serves, inputs)) and _library() is not None
+    if type(operators) is not Sweeps or not all(map(jit.serves, inputs)) or _library() is None:
+        return False
+    (length, batch, _), step = inputs.x.shape, operators.step
+    alike = {value.dtype for value in (*inputs, step)} == {inputs.x.dtype}
+    return alike and step.shape == (length - 1, batch) and step.is_contiguous()
 
 
-def forward(inputs: "Inputs", operators: Sweeps, kept: "Kept") -> list[tuple[int, int]]:
-    """Fill `kept`, and return which samples each thread has taken: what a step reads stands in it thread by thread,
-    (L or 2, B, R) each, so that steps can be read as one matrix."""
+@jit.opaque
+def forward(inputs: "Inputs", operators: Sweeps, kept: "Kept") -> Tensor:
+    """Fill `kept`, and return the number of threads, (). What a step reads stands in it thread by thread, (L or 2, B,
+    R) each, so that steps can be read as one matrix."""
     (x, weight, written, write), (seen, gates, hidden) = (v.contiguous() for v in inputs), kept
     (length, batch, channels), (doubled, rows), order = x.shape, weight.shape, operators.order
     hidden[0].zero_()
-    room, c, shares = x.new_empty(2, batch), x.new_zeros(order, batch), _shares(batch)
+    room, c = x.new_empty(2, batch), x.new_zeros(order, batch)
+    threads = max(1, min(torch.get_num_threads(), batch // _LEAST))
     arrays = [seen, gates, hidden, x, written, write, weight, operators.step, room, c]
     arrays += [*numbers(order, x.dtype), _constants(x.dtype)]
-    sizes = order, channels, rows, doubled // 2, batch, length, len(seen)
-    _share(_advance, arrays, [], operators.alpha, sizes, shares)
-    return shares
+    sizes = order, channels, rows, doubled // 2, batch, length, len(gates)
+    _share(_advance, arrays, [], operators.alpha, sizes, _shares(batch, threads))
+    return torch.tensor(threads, device="cpu")
 
 
+@jit.opaque
 def backward(
-    inputs: "Inputs",
-    operators: Sweeps,
-    kept: "Kept",
-    shares: list[tuple[int, int]],
-    grad_hidden: Sequence[Tensor | None],
+    inputs: "Inputs", operators: Sweeps, kept: "Kept", threads: Tensor, grad_hidden: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
     """Return the gradients of the inputs from those of the L states, None where there is none."""
-    (x, weight, _, write), (seen, gates, hidden) = (v.contiguous() for v in inputs), kept
+    (x, weight, _, write), (seen, gates, hidden) = ((v.contiguous() for v in given) for given in (inputs, kept))
     (length, batch, channels), (doubled, rows), order = x.shape, weight.shape, operators.order
-    size, threads = doubled // 2, len(shares)
+    size, shares = doubled // 2, _shares(batch, int(threads))
     grad_x, grad_written = torch.zeros_like(x), x.new_zeros(length, batch)
     grad_h, grad_c, grad_u = x.new_zeros(batch, size), x.new_zeros(order, batch), x.new_zeros(2, batch)
-    own = [weight.new_zeros(threads, doubled, rows), write.new_zeros(threads, size)]
+    own = [weight.new_zeros(len(shares), doubled, rows), write.new_zeros(len(shares), size)]
     arrays = [seen, gates, hidden, write, weight, operators.step, grad_u, *numbers(order, x.dtype)]
     arrays += [grad_h, x.new_empty(_SPAN, batch, doubled), grad_c, x.new_empty(batch, rows), grad_x, grad_written]
     tops = [t for t, grad in enumerate(grad_hidden) if grad is not None]
     for top, below in itertools.pairwise([*tops[::-1], -1]):
         grad_h += grad_hidden[top]  # type: ignore[operator]
-        sizes = order, channels, rows, size, batch, length, below + 1, top
+        sizes = order, channels, rows, size, batch, length, _SPAN, below + 1, top
         _share(_retreat, arrays, own, operators.alpha, sizes, shares)
     grad_weight, grad_write = (v.sum(0) for v in own)
     return grad_x, grad_weight, grad_written, grad_write
 
 
-def _shares(batch: int) -> list[tuple[int, int]]:
+def _shares(batch: int, threads: int) -> list[tuple[int, int]]:
     """Return the samples that each thread takes."""
-    count = max(1, min(torch.get_num_threads(), batch // _LEAST))
-    bounds = [batch * k // count for k in range(count + 1)]
-    return list(itertools.pairwise(bounds))
+    return list(itertools.pairwise(batch * k // threads for k in range(threads + 1)))
 
 
 def _share(
@@ -95,11 +98,19 @@ def _share(
 
     def work(k: int) -> None:
         before = library.MKL_Set_Num_Threads_Local(threads)
-        compiled(*(v.data_ptr() for v in (*arrays, *(v[k] for v in own))), product, alpha, *sizes, *shares[k])
-        library.MKL_Set_Num_Threads_Local(before)
+        try:
+            compiled(*(v.data_ptr() for v in (*arrays, *(v[k] for v in own))), product, alpha, *sizes, *shares[k])
+        finally:
+            library.MKL_Set_Num_Threads_Local(before)
 
-    others = [_pool(len(shares) - 1).submit(work, k) for k in range(1, len(shares))]
-    work(0)
+    others: list[Future] = []
+    with contextlib.suppress(RuntimeError):  # no more threads can be had, as when the interpreter ends
+        others.extend(_pool(len(shares) - 1).submit(work, k) for k in range(1, len(shares)))
+    try:
+        for k in (0, *range(1 + len(others), len(shares))):
+            work(k)
+    finally:
+        wait(others)
     for other in others:
         other.result()
 
@@ -128,7 +139,7 @@ _NEEDED = ("sgemm_", "dgemm_", "MKL_Set_Num_Threads_Local")
 
 @functools.cache
 def _compile(function: Callable, dtype: torch.dtype, arrays: int, sizes: int) -> Callable:
-    functions = {"gemm": _gemm(), "exponential": _exponential(dtype), "span": _SPAN}
+    functions = {"gemm": _gemm(), "expm1": _expm1(dtype)}
     bound = types.FunctionType(function.__code__, functions, function.__name__)
     bound.__module__, bound.__qualname__ = function.__module__, function.__qualname__
     return jit.native(bound, dtype, arrays * "p" + "nx" + sizes * "n")
@@ -137,7 +148,7 @@ def _compile(function: Callable, dtype: torch.dtype, arrays: int, sizes: int) ->
 @functools.lru_cache(maxsize=4)
 def _constants(dtype: torch.dtype) -> Tensor:
     """What e^x is computed with: its Taylor series, 1/ln 2, ln 2 in two parts, what rounds to whole numbers when it is
-    added, and the largest x, beyond which σ and tanh are 0 and 1."""
+    added, and the largest x."""
     digits, high, rest, most = 52, 0.6931471803691238, 1.9082149292705877e-10, 700.0
     if dtype == torch.float32:
         digits, high, rest, most = 23, 0.693359375, -2.12194440e-4, 85.0
@@ -146,12 +157,12 @@ def _constants(dtype: torch.dtype) -> Tensor:
         return torch.tensor([*series, 1 / math.log(2), high, rest, 1.5 * 2.0**digits, most], dtype=dtype, device="cpu")
 
 
-def _exponential(dtype: torch.dtype) -> Any:
-    """Return a function for compiled loops: e^x, that compilers make vector instructions of; NaN stays NaN."""
+def _expm1(dtype: torch.dtype) -> Any:
+    """Return a function for compiled loops: e^x − 1, that compilers make vector instructions of; NaN stays NaN."""
     single, power_of_two = dtype == torch.float32, _power_of_two()
 
     @jit.numba().njit
-    def exponential(x, e):
+    def expm1(x, e):
         inverse, high, rest, shift, most = e[14], e[15], e[16], e[17], e[18]
         x = most if x > most else x
         x = -most if x < -most else x
@@ -161,10 +172,11 @@ def _exponential(dtype: torch.dtype) -> Any:
         p = e[7]
         if not single:
             p = p + r * (e[8] + r * (e[9] + r * (e[10] + r * (e[11] + r * (e[12] + r * e[13])))))
-        p = e[0] + r * (e[1] + r * (e[2] + r * (e[3] + r * (e[4] + r * (e[5] + r * (e[6] + r * p))))))
-        return p * power_of_two(shifted)
+        p = r * (e[1] + r * (e[2] + r * (e[3] + r * (e[4] + r * (e[5] + r * (e[6] + r * p))))))
+        scale = power_of_two(shifted)
+        return p * scale + (scale - e[0])
 
-    return exponential
+    return expm1
 
 
 def _gemm() -> Any:
@@ -182,14 +194,14 @@ def _gemm() -> Any:
 
             def passed(value, kind):
                 room = cgutils.alloca_once(build, kind)
-                build.store(value if value.type == kind else build.trunc(value, kind), room)
+                build.store(build.trunc(value, kind) if kind == character else value, room)
                 return build.bitcast(room, byte)
 
             def at(array, offset):
                 return build.bitcast(build.gep(array, [offset]), byte)
 
             function, ta, tb, m, n, k, one, a, a_at, lda, b, b_at, ldb, beta, c, c_at, ldc = args
-            character, whole = ir.IntType(8), ir.IntType(32)
+            character, whole = ir.IntType(8), ir.IntType(64)  # most MKL reads the first half
             arguments = [passed(ta, character), passed(tb, character), *(passed(v, whole) for v in (m, n, k))]
             arguments += [passed(one, one.type), at(a, a_at), passed(lda, whole), at(b, b_at), passed(ldb, whole)]
             arguments += [passed(beta, beta.type), at(c, c_at), passed(ldc, whole)]
@@ -223,10 +235,9 @@ def _power_of_two() -> Any:
     return power_of_two
 
 
-# The functions that follow are given `gemm`, `exponential` and `span` where they are compiled. 84 and 78 are "T", "N".
+# The functions that follow are given these where they are compiled. 84 and 78 are "T" and "N".
 gemm: Any = None
-exponential: Any = None
-span: Any = None
+expm1: Any = None
 
 
 def _advance(
@@ -282,20 +293,20 @@ def _advance(
         )  # fmt: skip
         for b in range(begin, end):
             row, start = h + b * size, z + b * 2 * size
-            for half in range(2):  # σ(z) = 1 / (1 + e^(-z)), and tanh(z) = 2 σ(2z) - 1
-                factor, at = (two if half else one), start + half * size
-                for i in range(size):
-                    gates[at + i] = one / (one + exponential(-factor * gates[at + i], constants))
             for i in range(size):
-                g, candidate, past = gates[start + i], two * gates[start + size + i] - one, hidden[row + i]
-                gates[start + size + i] = candidate
+                gates[start + i] = one / (two + expm1(-gates[start + i], constants))  # σ
+            for i in range(start + size, start + 2 * size):
+                m = expm1(-two * gates[i], constants)
+                gates[i] = -m / (two + m)  # tanh
+            for i in range(size):
+                g, candidate, past = gates[start + i], gates[start + size + i], hidden[row + i]
                 hidden[row + batch * size + i] = past + g * (candidate - past)
 
 
 def _retreat(
     seen, gates, hidden, write, weight, step, room, k, s, grad_h, grad_z, grad_c, grad_seen, grad_x, grad_written,
     grad_weight, grad_write,
-    product, alpha, order, channels, rows, size, batch, length, bottom, top, begin, end,
+    product, alpha, order, channels, rows, size, batch, length, span, bottom, top, begin, end,
 ):  # fmt: skip
     """The steps from `top` down to `bottom`. `room` holds u's gradient, and what is carried from order to order."""
     zero, one, count = k[0], k[1], end - begin

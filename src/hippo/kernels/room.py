@@ -12,7 +12,7 @@ from torch import Tensor
 from hippo.kernels import jit
 
 _KEPT = 4
-_spare: dict[int, Tensor] = {}  # each operation on it is atomic: blocks come back from any thread, at any time
+_spare: dict[int, Tensor] = {}  # blocks come back from any thread, at any time: even while it is looked through
 
 
 @jit.opaque
@@ -20,17 +20,21 @@ def empty(size: int, like: Tensor) -> Tensor:
     """Return a tensor (size,) of any content, like another one in dtype and device."""
     if type(like) not in (Tensor, torch.nn.Parameter) or like.device.type != "cpu":
         return like.new_empty(size)
-    fitting = [(len(b), i) for i, b in list(_spare.items()) if b.dtype == like.dtype and size <= len(b) <= 2 * size]
+    spare = ((key, _spare.get(key)) for key in list(_spare))
+    fitting = [
+        (len(b), key) for key, b in spare if b is not None and b.dtype == like.dtype and size <= len(b) <= 2 * size
+    ]
     block = _spare.pop(min(fitting)[1], None) if fitting else None
     if block is None:
         with torch.inference_mode(False):
-            block = torch.empty(size, dtype=like.dtype)
+            block = torch.empty(size, dtype=like.dtype, device="cpu")
     view = block[:size].numpy()
-    weakref.finalize(view, _give_back, block)  # the tensor, and whatever is cut from it, holds the view
+    held = weakref.finalize(view, _give_back, block)  # by the tensor, and whatever is cut from it
+    held.atexit = False  # type: ignore[misc]
     return torch.from_numpy(view)
 
 
 def _give_back(block: Tensor) -> None:
     _spare[id(block)] = block
-    while len(_spare) > _KEPT:
-        _spare.pop(next(iter(_spare), 0), None)
+    for key in list(_spare)[:-_KEPT]:
+        _spare.pop(key, None)
