@@ -147,7 +147,7 @@ def test_the_figures_of_a_table_are_those_of_its_records(table, filled):
 
 def test_each_run_is_shown_with_its_record_and_its_command(committed):
     text = report({}, committed)
-    page = Page(text)
+    page, unescaped = Page(text), html.unescape(text)
     links = {unquote(link) for link in page.attributes("href") if link.startswith("records/")}
     assert links == {f"records/{name}/{run}.json" for name, run in committed}
     assert all((RESULTS / link).is_file() for link in links)
@@ -163,7 +163,7 @@ def test_each_run_is_shown_with_its_record_and_its_command(committed):
         assert cell["minutes"] == f"{record['seconds'] / 60:.1f}"
         assert cell["commit"] == record["git"]["commit"][:10]
         assert record["machine"]["cpu"] in cell["machine"]
-        assert html.escape(record["command"]) in text
+        assert f"<code>{record['command']}</code>" in unescaped
 
 
 def test_what_is_missing_comes_with_its_command_and_a_table_with_its_notes(table, filled):
