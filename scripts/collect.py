@@ -28,19 +28,26 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 def every_model(found: list[dict[str, Any]], timing: dict[str, Any]) -> list[str]:
     """Return the table of all models, and what it shows: accuracy on the digits, and a step's time beside nn.GRU's.
 
-    Where a model was trained with several settings, the one with the most seeds is shown.
+    Of a model's settings the one with the most seeds is shown, of those with as many the best in validation. What was
+    not trained as most were, or not at their hidden size, is left out.
     """
+    digits = [record for record in found if record["name"].startswith("digits_")]
+    frames = [(record["config"]["model"]["hidden_size"], record["config"]["trainer"]) for record in digits]
+    hidden, trainer = frame = max(frames, key=frames.count)
     settings: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for record in found:
-        if record["name"].startswith("digits_"):
-            choices = settings.setdefault(record["name"].removeprefix("digits_"), {})
-            choices.setdefault(record["hash"], []).append(record)
-    shown = {model: max(choices.values(), key=len) for model, choices in settings.items()}
+    for record in (record for record, its in zip(digits, frames, strict=True) if its == frame):
+        choices = settings.setdefault(record["name"].removeprefix("digits_"), {})
+        choices.setdefault(record["hash"], []).append(record)
+
+    def worth(runs: list[dict[str, Any]]) -> tuple[int, float]:
+        return len(runs), statistics.mean(run["metrics"]["best"]["validation"]["accuracy"] for run in runs)
+
+    shown = {model: max(choices.values(), key=worth) for model, choices in settings.items()}
     gru = timing["parts"]["gru"]["seconds"]["step"]
     rows = []
     for model, runs in shown.items():
         scores = [100 * run["metrics"]["best"]["test"]["accuracy"] for run in runs]
-        step, mean = timing["parts"][model], statistics.mean(scores)
+        mean, step = statistics.mean(scores), timing["parts"].get(model)
         cells = [
             f"`{model}`",
             f"{runs[0]['parameters']:,}",
@@ -48,16 +55,17 @@ def every_model(found: list[dict[str, Any]], timing: dict[str, Any]) -> list[str
             f"**{mean:.1f}**",
             ", ".join(f"[{score:.1f}]({link(run)})" for score, run in zip(scores, runs, strict=True)),
             f"{statistics.median(run['seconds'] for run in runs):.0f}",
-            f"{step['parameters']:,}",
-            f"{step['seconds']['forward']:.2f} + {step['seconds']['backward']:.2f}",
-            f"{step['seconds']['step'] / gru:.2f}",
         ]
+        if step:
+            cells.append(f"{step['parameters']:,}")
+            cells.append(f"{step['seconds']['forward']:.2f} + {step['seconds']['backward']:.2f}")
+            cells.append(f"{step['seconds']['step'] / gru:.2f}")
+        else:
+            cells += 3 * ["–"]
         rows.append((-mean, cells))
     head = ["`model=`", "parameters", "learning rate", "test %", "seeds", "seconds", "parameters", "step, s", "/ `gru`"]
 
-    (config, *others), size = [runs[0]["config"] for runs in shown.values()], timing["size"]
-    hidden, trainer, permutation = config["model"]["hidden_size"], config["trainer"], config["dataset"]["permutation"]
-    assert all(other["trainer"] == trainer and other["model"]["hidden_size"] == hidden for other in others)
+    size, permutation = timing["size"], digits[0]["config"]["dataset"]["permutation"]
     note = (
         f"Left: scikit-learn's digits pixel by pixel (permutation: {permutation.replace('_', ' ')}), hidden size "
         f"{hidden}, {trainer['max_epochs']} epochs, gradients clipped at {trainer['gradient_clip_val']:g} (`python "
@@ -137,7 +145,8 @@ def render_summary(
     lines += [
         f"**What N numbers hold.** Of white noise of {approximation['size']['cycles']} cycles {order} coefficients of "
         f"LegS miss {100 * legs:.1f} % of the power, and the best polynomial of that order, made with all samples in "
-        f"view, {100 * best:.1f} % (`python scripts/approximate.py`, [record](results/benchmarks/approximation.json)):",
+        f"view, {100 * best:.1f} % (`python scripts/approximate.py --out results`, "
+        "[record](results/benchmarks/approximation.json)):",
         "",
         "![error against N, and against the number of samples](results/figures/approximation.png)",
         "",
@@ -158,10 +167,11 @@ def render_summary(
     by_length = streaming["scaling"]["L"]
     lines += [
         f'**Streaming.** `HiPPO("legs", N).remember(signal)` in millions of samples a second, all series together, '
-        f"on one core of {hardware(streaming['machine'])}; the same of LegT, whose window slides; the plain O(N) loop "
+        f"on one core of {streaming['machine']['cpu']}; the same of LegT, whose window slides; the plain O(N) loop "
         "of LegS, compiled; and a product with one dense matrix a step. "
         f"{by_length['sizes'][-1]:,} samples at N = 256 took {by_length['seconds'][-1]:.2f} s "
-        "(`python scripts/streaming.py`, [record](results/benchmarks/streaming.json), "
+        f"(`python scripts/streaming.py --rounds {streaming['rounds']} --out results`, "
+        "[record](results/benchmarks/streaming.json), "
         "[growth](results/figures/scaling.png)):",
         "",
         *table(["N", "dtype", "series", "LegS", "LegT", "plain loop", "dense", "largest error"], cells),
@@ -171,8 +181,8 @@ def render_summary(
     lines += [
         f"**A training step** at the paper's size (batch {size['batch']}, {size['length']} steps, hidden size "
         f"{size['hidden']}) on {hardware(step['machine'])}, in seconds "
-        f"(`python scripts/benchmark.py {' '.join(part for part in step['parts'] if part != 'products')}`, "
-        "[record](results/benchmarks/training_step.json)):",
+        f"(`python scripts/benchmark.py {' '.join(part for part in step['parts'] if part != 'products')} --rounds "
+        f"{step['rounds']}`, [record](results/benchmarks/training_step.json)):",
         "",
         "| | forward | backward | forward + backward, over the matrix products alone | peak memory |",
         "|---|---|---|---|---|",

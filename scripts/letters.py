@@ -25,7 +25,10 @@ def main() -> None:
 
     table = read_table(ROOT / "configs" / "table" / f"{args.table}.yaml")
     first_row = next(iter(table.rows))
-    configs = {cell.column: cell.runs[0].config for cell in cells(table, ROOT / "configs") if cell.row == first_row}
+    first = [cell for cell in cells(table, ROOT / "configs") if cell.row == first_row and cell.runs]
+    configs = {cell.column: cell.runs[0].config for cell in first}
+    if any("CharacterTrajectories" not in config["dataset"]["_target_"] for config in configs.values()):
+        parser.error(f"the table {args.table} has no letters in it; trajectories has")
     series, labels = read(Path(next(iter(configs.values()))["paths"]["data"]))
     chosen = [one for one, label in zip(series, labels, strict=True) if LETTERS[int(label) - 1] == args.letter]
     pen = torch.from_numpy(chosen[args.nth % len(chosen)]).unsqueeze(0)

@@ -9,7 +9,6 @@ results/report.html, from the records under results/records/. It can be stopped 
 """
 
 import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -21,8 +20,8 @@ from hippo.tables.collect import by_name, collect, read_all
 from hippo.tables.render import write_table
 from hippo.tables.report import write_report
 from hippo.tables.table import Cell, cells, every_table, read_table
-from hippo.training.config import ConfigError
-from hippo.training.sweeps import Run, SweepFailed, side_by_side, through
+from hippo.training.errors import explain
+from hippo.training.sweeps import Run, SweepFailed, share_out, side_by_side, through
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,6 +81,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="these rows only")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="these seeds only")
     args = parser.parse_intermixed_args()
+    if args.overrides and args.launcher == "local":
+        parser.error(f"{' '.join(args.overrides)}: overrides are for another launcher; a table's runs are in its file")
     path = Path(args.table.removeprefix("table="))
     path = path if path.suffix == ".yaml" else ROOT / "configs" / "table" / f"{path}.yaml"
     name, results, outputs = path.stem, args.results.expanduser(), args.outputs.expanduser().absolute()
@@ -106,9 +107,9 @@ def main() -> None:
         runs = needed([cell for cell in tables[name][1] if not args.rows or cell.row in args.rows])
         runs = [run.at(outputs) for run in runs if not args.seeds or run.config["seed"] in args.seeds]
         states = {run: "done" if (run.name, run.id) in found else run.state for run in runs}
-        show_plan(table.title, runs, states, found, args.jobs or os.cpu_count() or 1)
+        todo = [run for run in runs if states[run] != "done"]
+        show_plan(table.title, runs, states, found, len(share_out(args.jobs, len(todo))))
         if not args.dry_run:
-            todo = [run for run in runs if states[run] != "done"]
             if args.render or not todo:
                 failures = {}
             elif args.launcher == "local":
@@ -122,10 +123,12 @@ def main() -> None:
                 raise SweepFailed({run.command: reason for run, reason in failures.items()}, len(todo))
     except SweepFailed as error:
         sys.exit(str(error))
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on")
+    except Exception as error:
+        if (explanation := explain(error)) is None:
+            raise
+        sys.exit(f"error: {explanation}")
 
 
 if __name__ == "__main__":

@@ -150,8 +150,9 @@ def measure(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[
     torch.set_num_threads(1)
     curves = scaling(rounds, [8 * order for order in orders], lengths)
     result = {"rounds": rounds, "compiled": kernels.compiled(), "rows": rows, "scaling": curves}
+    result |= {"peak_memory": records.peak_memory()} | records.provenance()
     torch.set_num_threads(threads)
-    return result | {"peak_memory": records.peak_memory()} | records.provenance()
+    return result
 
 
 def show(result: dict[str, Any]) -> None:

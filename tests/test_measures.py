@@ -512,3 +512,11 @@ def test_measures_are_found_by_name_and_an_unknown_name_is_refused():
     assert by_name("legs") == LegS()
     with pytest.raises(ValueError, match="unknown measure 'legt'; legs goes by its name"):
         by_name("legt")
+
+
+def test_a_measure_is_told_apart_by_its_fields_so_it_has_no_constructor_of_its_own():
+    with pytest.raises(TypeError, match="frozen dataclass"):
+
+        class Own(LegT):
+            def __init__(self, length: float, k: int) -> None:
+                super().__init__(length)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Measure(ABC):
-    """Base of all measures.
+    """Base of all measures. What one is made with are fields of its dataclass: measures with equal fields share what is
+    computed of them.
 
     Attributes:
         scale_invariant: False when dc/dt = A c + B f; True when dc/dt = (A c + B f) / t, which makes the memory
@@ -29,6 +30,10 @@ class Measure(ABC):
     """
 
     scale_invariant: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        if "__init__" in vars(cls):
+            raise TypeError(f"{cls.__name__} has an __init__ of its own: make it a frozen dataclass, with fields")
 
     @abstractmethod
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
 """Character Trajectories: the real files, the protocol, and what files in the wild look like."""
 
+import http.client
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -184,8 +186,11 @@ def archive(copy: Path) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("working", [0, 1])
-def test_what_is_missing_comes_from_the_first_source_that_has_it(copy, monkeypatch, real, working):
+@pytest.mark.parametrize(
+    ("working", "error"),
+    [(0, None), (1, OSError("HTTP Error 404: Not Found")), (1, http.client.IncompleteRead(b"")), (1, zlib.error())],
+)
+def test_what_is_missing_comes_from_the_first_source_that_has_it(copy, monkeypatch, real, working, error):
     """The two sources as stand-ins, since a test reaches no network: a zip archive, or one file after the other."""
     zipped = archive(copy)
     contents = {name: (copy / name).read_bytes() for name in character_trajectories.FILES}
@@ -196,7 +201,7 @@ def test_what_is_missing_comes_from_the_first_source_that_has_it(copy, monkeypat
         if "zip" in url:
             if working == 0:
                 return zipped
-            raise OSError("HTTP Error 404: Not Found")
+            raise error
         return contents[url.rpartition("/")[2]]
 
     monkeypatch.setattr(character_trajectories, "_get", get)
@@ -216,3 +221,10 @@ def test_no_source_at_all_is_one_error_with_what_to_do(tmp_path, monkeypatch):
     assert not (tmp_path / "root").exists()
     for word in (*character_trajectories.FILES, "Network is unreachable", "HIPPO_DATA", "zenodo"):
         assert word in str(error.value)
+
+
+def test_what_another_process_has_fetched_meanwhile_is_not_fetched_again(copy, monkeypatch, real):
+    asked = []
+    monkeypatch.setattr(character_trajectories, "_get", asked.append)
+    character_trajectories.fetch(copy, list(character_trajectories.FILES))
+    assert asked == []

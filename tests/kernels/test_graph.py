@@ -268,3 +268,11 @@ def test_threads_share_sequences(model, replaying, captured):
 
 def test_a_tensor_on_the_cpu_is_left_to_itself():
     assert not graph.serves(torch.zeros(1))
+
+
+@pytest.mark.parametrize("model", ["scans"], indirect=True)
+def test_orders_that_are_read_by_weights_of_one_size_are_told_apart(model, replaying, captured):
+    x, *_ = batches(3)
+    for order in (28, 30):
+        network = HiPPORNN(2, 5, memory_order=order).to(DEVICE, torch.float64)
+        both(replaying, lambda network=network: gradients(network, network(x).sum()))

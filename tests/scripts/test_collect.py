@@ -1,9 +1,12 @@
 """Results: each figure comes from a record."""
 
+import copy
 import functools
 import importlib.util
+import shlex
 from pathlib import Path
 
+import hydra
 import pytest
 
 from hippo.tables.collect import by_name, read_all, unfit
@@ -11,6 +14,7 @@ from hippo.tables.render import write_table
 from hippo.tables.report import report
 from hippo.tables.table import every_table
 from hippo.training import records
+from hippo.training.sweeps import Run
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -90,6 +94,32 @@ def test_every_model_has_a_row_with_its_seeds():
     rows = [row for row in collect.every_model(found, timing) if row.startswith("| `") and "`model=`" not in row]
     assert {row.split("`")[1] for row in rows} == models
     assert all(row.count("](records/") >= 2 for row in rows)
+
+
+def test_a_model_that_was_not_timed_and_a_run_of_another_size_stop_nothing():
+    collect = load("collect")
+    found, timing = read_all(RESULTS), collect.every_benchmark()["models"]
+    before = collect.every_model(found, timing)
+    own = copy.deepcopy(next(record for record in found if record["name"] == "digits_gru"))
+    own["name"] = "digits_mine"
+    other = copy.deepcopy(own)
+    other["name"], other["config"]["model"]["hidden_size"] = "digits_gru", 64
+    after = collect.every_model([*found, own, other], timing)
+    assert [line for line in after if "`mine`" not in line] == before
+    assert any("`mine`" in line and line.endswith("| – | – | – |") for line in after)
+
+
+def test_the_command_in_a_record_names_its_run():
+    """Of those that today's tables show; older records may go with older defaults."""
+    runs = {run for _, filled in every_table(ROOT / "configs").values() for cell in filled for run in cell.runs}
+    found = {run: by_name(read_all(RESULTS)).get((run.name, run.id)) for run in runs}
+    commands = {run: record["command"] for run, record in found.items() if record}
+    assert len(commands) > 50
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        for run, command in commands.items():
+            overrides = [override.lstrip("+") for override in shlex.split(command)[2:]]
+            if sorted(overrides) != sorted(shlex.split(run.command)[2:]):
+                assert Run.planned(overrides, hydra.compose("train", overrides, return_hydra_config=True)) == run
 
 
 LEARNT = {  # test accuracy on the digits after 20 epochs, that every seed reaches

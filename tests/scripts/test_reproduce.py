@@ -62,3 +62,5 @@ def test_what_is_asked_for_wrongly_is_one_sentence(checkout, reproduce):
     assert done.stderr.strip() == "error: there is no table two_network; did you mean two_networks?"
     done = reproduce("small.yaml", "--dry-run", "--rows", "lstm")
     assert "there is no row lstm; choose from gru, ode_rnn" in done.stderr
+    done = reproduce("small.yaml", "--dry-run", "hydra.launcher.jobs=1")
+    assert "hydra.launcher.jobs=1: overrides are for another launcher" in done.stderr

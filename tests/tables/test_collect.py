@@ -82,3 +82,12 @@ def test_records_come_from_wandb_too(tmp_path, monkeypatch):
     download("team/hippo", tmp_path / "fetched")
     assert len(list(collect([tmp_path / "fetched"], tmp_path / "results"))) == 1
     assert names(tmp_path / "results") == [RECORD.name]
+
+
+def test_a_damaged_record_among_the_collected_is_named(place, tmp_path):
+    folder = place("one")
+    list(collect([folder], tmp_path / "results"))
+    (kept,) = (tmp_path / "results" / "records").rglob("*.json")
+    kept.write_text("{")
+    (line,) = collect([folder], tmp_path / "results")
+    assert f"{kept} is not a record" in line

@@ -13,7 +13,7 @@ import yaml
 from hippo.tables.collect import collect, read_all
 from hippo.tables.render import as_csv, entries, latex, legend, markdown, quantities, write_table
 from hippo.tables.statistics import summarize
-from hippo.tables.table import READINGS, Table, cells, read_table, score
+from hippo.tables.table import READINGS, Row, Table, cells, read_table, score
 from hippo.training import records
 from hippo.training.config import ConfigError
 
@@ -238,6 +238,17 @@ def test_a_wrong_table_is_one_error_that_names_the_key(tmp_path, change, message
     path.write_text(yaml.safe_dump(SPEC | change))
     with pytest.raises(ConfigError, match=message):
         read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("model.hiden_size=3", "did you mean hidden_size"), ("model=gruu", "did you mean gru"), ("model.x=[", "Quote")],
+)
+def test_a_row_that_cannot_be_run_is_one_error_that_names_it(table, override, message):
+    row = Row(label="wrong", overrides=["experiment=digits", override])
+    with pytest.raises(ConfigError, match=message) as error:
+        list(cells(table.model_copy(update={"rows": {"wrong": row}}), CONFIGS))
+    assert "python train.py" in str(error.value)
 
 
 def test_a_misspelt_table_is_asked_about():

@@ -98,6 +98,7 @@ def test_the_papers_experiment_is_the_papers(compose):
         ("+model.input_size=2", ["model.input_size"]),
         ("paths.data=", ["must name folders"]),
         ("name=a/b", ["name='a/b'", "letters"]),
+        ("+trainer.fast_dev_run=true", ["trainer.fast_dev_run keeps no weights", "limit_train_batches=1"]),
         ("trainer.max_epochs=0", ["trainer.max_epochs must be at least 1"]),
         ("+trainer.check_val_every_n_epoch=2", ["in every epoch"]),
         ("paths.data=null", ["paths.data=None", "string"]),

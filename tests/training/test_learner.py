@@ -67,3 +67,11 @@ def test_a_length_given_once_reaches_the_models_that_have_one(compose):
         ("neural_cde", "unit"),
     ):
         assert compose(f"model={model}", "window=33").model[key] == 33
+
+
+def test_a_factor_holds_for_a_parameter_of_the_model_itself_too():
+    model = ExpRNN(1, 4)
+    model.lr_factors = {"threshold": 0.5, "recurrent": 0.1}
+    module = SequenceLearner(model, 3, lambda groups: torch.optim.Adam(groups, lr=1e-3))
+    rates = {group["lr"]: len(group["params"]) for group in module.configure_optimizers().param_groups}
+    assert rates[5e-4] == 1

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -182,6 +183,21 @@ def test_two_processes_never_share_a_run(tiny):
     folder.mkdir(parents=True)
     with FileLock(folder / ".lock"), pytest.raises(ConfigError, match="another process is at work"):
         run(config)
+
+
+def test_what_another_process_completes_meanwhile_is_not_run_again(tiny, undisturbed):
+    config = tiny()
+    folder = folder_of(config)
+    folder.mkdir(parents=True)
+    held = FileLock(folder / ".lock", thread_local=False)
+    held.acquire()
+
+    def complete() -> None:
+        records.write(folder / "record.json", undisturbed)
+        held.release()
+
+    threading.Timer(0.3, complete).start()
+    assert run(config) == undisturbed
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

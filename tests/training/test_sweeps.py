@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 
@@ -26,6 +27,7 @@ from pathlib import Path
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 given = dict(override.split("=", 1) for override in sys.argv[1:])
 folder = Path(given["paths.outputs"], "stand_in", given["id"])
+print("epoch 1/2   step 3/9, 3 s left", flush=True)
 print("epoch 1/2   train loss 1.0", flush=True)
 if given["does"] == "fail":
     sys.exit("error: it was to fail")
@@ -103,12 +105,24 @@ def test_one_failure_stops_nothing_and_what_is_done_is_not_repeated(tmp_path, ma
 
 def test_no_more_run_at_a_time_than_asked_for_and_gpus_are_dealt_out(tmp_path, main, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     runs = [plan(tmp_path, number) for number in range(6)]
     assert side_by_side(runs, main) == {}
     seen = [json.loads((run.folder / "record.json").read_text()) for run in runs]
     assert {record["gpu"] for record in seen} == {"3", "5"}
     for record in seen:
         assert sum(other["began"] < record["began"] < other["ended"] for other in seen) <= 1
+
+
+def test_hidden_gpus_are_none(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert sweeps.share_out(3, 5) == {0: {}, 1: {}, 2: {}}
+
+
+def test_an_epoch_is_complete_when_its_loss_is_known():
+    assert not sweeps.EPOCH.match("epoch 1/20   step 300/1000, 3 min left")
+    assert sweeps.EPOCH.match("epoch 1/20   train loss 0.3   validation accuracy 0.9   3.0 s, 1 min left")[1] == "1"
 
 
 def test_a_run_that_another_process_is_at_work_on_is_waited_for(tmp_path, main):

@@ -2,11 +2,12 @@
 
 import contextlib
 import hashlib
+import http.client
 import io
 import os
-import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,6 +189,9 @@ def fetch(folder: Path, missing: list[str]) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
+                missing = [name for name in missing if not (folder / name).exists()]
+                if not missing:  # another process has fetched them
+                    return
                 if source.endswith(".zip"):
                     with zipfile.ZipFile(io.BytesIO(_get(source))) as archive:
                         found = {name: archive.read(name) for name in missing}
@@ -196,7 +200,7 @@ def fetch(folder: Path, missing: list[str]) -> None:
                 for name, content in found.items():
                     write_atomically(folder / name, content)
             return
-        except (OSError, KeyError, zipfile.BadZipFile, urllib.error.URLError) as error:
+        except (OSError, KeyError, zipfile.BadZipFile, zlib.error, http.client.HTTPException) as error:
             reasons.append(f"{source}: {error}")
     with contextlib.suppress(OSError):
         (folder / ".lock").unlink()

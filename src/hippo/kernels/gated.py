@@ -355,6 +355,6 @@ def _replayed(inputs: Inputs, operators: Operators, steps_kept: int) -> _Replaye
     """Return the graphs of a sequence that has come before, with other numbers; None where there are none."""
     if not graph.serves(inputs.x):
         return None
-    steps = operators.alpha if isinstance(operators, Scans) else id(operators)
+    steps = (operators.alpha, operators.order) if isinstance(operators, Scans) else id(operators)
     key = (steps, steps_kept, *(given.shape for given in inputs), inputs.x.dtype, *graph.circumstances(inputs.x))
     return _sequences.get(key, lambda: _Replayed(inputs, operators, steps_kept))

@@ -50,19 +50,19 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
     for path in sorted(path for folder in outputs for path in folder.rglob("record.json")):
         try:
             record = records.read(path)
-            reason = unfit(record)
+            if reason := unfit(record):
+                yield f"left out {path}: {reason}"
+                continue
+            target = results / "records" / record["name"] / f"{record['id']}.json"
+            collected = records.read(target) if target.is_file() else None
         except (records.RecordError, OSError) as error:
             yield f"left out {path}: {error}"
             continue
-        if reason:
-            yield f"left out {path}: {reason}"
-            continue
-        target = results / "records" / record["name"] / f"{record['id']}.json"
-        if target.is_file():
-            if records.read(target)["metrics"] != record["metrics"]:
+        if collected is not None:
+            if collected["metrics"] != record["metrics"]:
                 yield (
                     f"left out {path}: its result is not that of {target}, which has the same identity: made on "
-                    "another machine, or by other code. Delete the one that you do not want"
+                    "another machine, with other threads, or by other code. Delete the one that you do not want"
                 )
             continue
         target.parent.mkdir(parents=True, exist_ok=True)

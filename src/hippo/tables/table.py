@@ -10,7 +10,8 @@ import pydantic
 from omegaconf import OmegaConf
 
 from hippo.training.config import ConfigError, did_you_mean
-from hippo.training.sweeps import Run
+from hippo.training.errors import explain
+from hippo.training.sweeps import Run, command
 
 Standing = Literal["read", "third-hand", "recalled"]
 READINGS = {
@@ -206,7 +207,12 @@ def every_table(configs: Path) -> dict[str, tuple[Table, list[Cell]]]:
 
 
 def _planned(overrides: tuple[str, ...]) -> Run:
-    return Run.planned(overrides, hydra.compose("train", list(overrides), return_hydra_config=True))
+    try:
+        return Run.planned(overrides, hydra.compose("train", list(overrides), return_hydra_config=True))
+    except Exception as error:
+        if (explanation := explain(error)) is None:
+            raise
+        raise ConfigError(f"{command(overrides)}: {explanation}") from error
 
 
 def score(record: dict[str, Any], column: Column, reading: str = "best") -> float | None:

@@ -86,6 +86,8 @@ def check(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"trainer.max_epochs must be at least 1, not {epochs}")
     if values["trainer"].get("check_val_every_n_epoch", 1) != 1 or values["trainer"].get("limit_val_batches") == 0:
         raise ConfigError("validation has to take place in every epoch: it chooses the weights that are tested")
+    if values["trainer"].get("fast_dev_run"):
+        raise ConfigError("trainer.fast_dev_run keeps no weights to test. Add +trainer.limit_train_batches=1 instead")
     if not values["paths"]["data"] or not values["paths"]["outputs"]:
         raise ConfigError("paths.data and paths.outputs must name folders; use . for the current one")
     if not re.fullmatch(r"[\w.-]+", values["name"]):

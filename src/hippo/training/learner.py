@@ -82,12 +82,11 @@ class SequenceLearner(pl.LightningModule):
         self._step(batch, "test")
 
     def configure_optimizers(self) -> Optimizer | None:
-        factors = {f"model.{name}": factor for name, factor in self.model.lr_factors.items()}
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 continue
-            factor = next((f for prefix, f in factors.items() if name.startswith(f"{prefix}.")), 1.0)
+            factor = self.model.lr_factors.get(name.removeprefix("model.").partition(".")[0], 1.0)
             groups.setdefault(factor, []).append(parameter)
         if not groups:
             return None  # nothing is learnt

@@ -31,6 +31,8 @@ _PACKAGES = (
     "scikit-learn",
     "torchdiffeq",
     "torchcde",
+    "numba",
+    "triton",
 )
 
 
@@ -115,13 +117,18 @@ def provenance() -> dict[str, Any]:
         except (OSError, subprocess.SubprocessError):
             return None
 
+    def version(package: str) -> str | None:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
     root = git("rev-parse", "--show-toplevel")
-    code = [f"{root}/{path}" for path in ("src", "configs", "train.py", "requirements.lock")]
+    code = [f"{root}/{path}" for path in ("src", "configs", "scripts", "train.py", "requirements.lock")]
     status = git("status", "--porcelain", "--untracked-files=all", "--", *code)
     return {
         "git": {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)},
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "cpu": _cpu_name(),

@@ -51,13 +51,16 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     values = check(config)
     name, identity = values["name"], records.identity(values)
     folder = Path(values["paths"]["outputs"]).expanduser() / name / identity
-    complete = (folder / "record.json").exists() and not values["force"]
+
+    def complete() -> bool:
+        return (folder / "record.json").exists() and not values["force"]
+
     if not is_first():
-        return None if complete else _run(values, folder)
+        return None if complete() else _run(values, folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=1):  # whoever only looks whether it is held lets go at once
-            if complete:
+            if complete():
                 record = records.read(folder / "record.json")
                 say(f"{name} {identity} is complete; force=true runs it again.\n{summary(record)}")
                 return record
@@ -325,6 +328,6 @@ def _command() -> str | None:
     """Return the command line that gives this run, but for what depends on the machine."""
     if not HydraConfig.initialized():
         return None
-    elsewhere = tuple(f"{key}{end}" for key in records.NOT_IDENTITY - {"seed", "name"} for end in (".", "="))
+    elsewhere = tuple(f"{key}{end}" for key in ("paths", "logger", "threads", "force") for end in (".", "="))
     overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+~").startswith(elsewhere)]
     return shlex.join(["python", "train.py", *overrides])

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from hippo.training import records
 from hippo.training.config import check
 
-EPOCH = re.compile(r"^epoch +(\d+)/\d+ .*")
+EPOCH = re.compile(r"^epoch +(\d+)/\d+ +train loss .*")
 _POLL = 0.2  # seconds
 
 
@@ -165,7 +165,7 @@ def side_by_side(
         Why they failed, of those that did.
     """
     waiting = list(dict.fromkeys(runs))
-    slots = _slots(jobs, len(waiting))
+    slots = share_out(jobs, len(waiting))
     total, threads = sum(run.epochs for run in waiting), max(1, _cores() // len(slots))
     failures: dict[Run, str] = {}
     children: dict[int, _Child] = {}
@@ -263,10 +263,16 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _slots(jobs: int | None, runs: int) -> dict[int, dict[str, str]]:
-    """Return what each of the runs side by side finds in its environment: GPUs are dealt out among them."""
-    every = ",".join(str(i) for i in range(torch.cuda.device_count()))
-    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",") if gpu]
+def share_out(jobs: int | None, runs: int) -> dict[int, dict[str, str]]:
+    """Return what each of the runs side by side finds in its environment: GPUs are dealt out among them.
+
+    Args:
+        jobs: Runs at a time; None for one on each GPU, or without GPUs one on each core.
+        runs: How many there are.
+    """
+    count = torch.cuda.device_count()
+    every = ",".join(map(str, range(count)))
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")[:count]
     jobs = min(jobs or len(gpus) or _cores(), max(runs, 1))
     return {i: {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(jobs)}
 
