@@ -15,6 +15,9 @@ def gbt(A: Tensor, B: Tensor, dt: Tensor | float, alpha: float) -> tuple[Tensor,
     """Generalized bilinear transform: the weight alpha ∈ [0, 1] on the implicit side (arXiv 2008.07669, App. B.3).
 
     Ā = (I − α dt A)⁻¹ (I + (1−α) dt A),  B̄ = dt (I − α dt A)⁻¹ B.
+
+    Raises:
+        ValueError: If alpha lies elsewhere.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie between 0 (Euler) and 1 (backward Euler), not {alpha}")

@@ -80,6 +80,9 @@ class Translated(Measure):
     Args:
         length: The window θ > 0, or the time constant where the window is infinite, in the unit of the timestamps (in
             samples where there are none).
+
+    Raises:
+        ValueError: If a parameter is beyond its range.
     """
 
     length: float
@@ -253,6 +256,9 @@ class Rand(Translated):
     Args:
         length: The time constant θ.
         seed: Seed of A and B, which are not trained.
+
+    Raises:
+        ValueError: If it is asked for its basis or weight, which it has not.
     """
 
     seed: int = 0

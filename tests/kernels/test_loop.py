@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 
-from hippo.kernels import loop
+from hippo.kernels import jit, loop
 from hippo.models import HiPPORNN
 
 pytest.importorskip("numba")
@@ -102,7 +102,7 @@ def test_where_no_thread_can_be_had_the_calling_one_does_it(monkeypatch):
         def submit(self, *_):
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(loop, "_pool", lambda threads: Full())
+    monkeypatch.setattr(jit, "_pool", lambda threads: Full())
     for one, other in zip(states_and_gradients(model, x), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 

@@ -30,17 +30,20 @@ def retreat(grad: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor)
 
 
 def enter(x: Tensor, h: Tensor, written: Tensor, write: Tensor, u: Tensor, seen_x: Tensor) -> None:
+    """`hippo.kernels.gates.enter`."""
     x = x.contiguous()
     _over_columns(_enter, h.mT, x, written, write, u, seen_x, *seen_x.stride(), x.shape[1], *h.mT.shape)
 
 
 def gate(z: Tensor, h: Tensor, target: Tensor) -> None:
+    """`hippo.kernels.gates.gate`."""
     _over_numbers(_gate, h, z, target, *h.shape)
 
 
 def gate_adjoint(
     gates: Tensor, h: Tensor, write: Tensor, u: Tensor | None, grad: Tensor | None, grad_h: Tensor, grad_z: Tensor
 ) -> None:
+    """`hippo.kernels.gates.gate_adjoint`."""
     grad = None if grad is None else grad.contiguous()
     _over_numbers(_gate_adjoint, h, gates, write, u, grad, grad_h, grad_z, *h.shape)
 

@@ -169,6 +169,9 @@ def gated(
         written_x: (L, B).
         write: (D,).
         operators: The memory's steps, L of them.
+
+    Raises:
+        RuntimeError: In a backward pass, if a gradient of higher order is asked for.
     """
     order = operators[0].order  # N, filled up to whole blocks
     read_x, read_c = read.tensor_split([x.shape[-1]], dim=1)

@@ -16,9 +16,12 @@ def enter(x: Tensor, h: Tensor, written: Tensor, write: Tensor, u: Tensor, seen_
     """Write the input x (B, C) to `seen_x`, and what the memory is given to u (B,): written + write · h.
 
     Args:
+        x: (B, C).
         h: The state before (B, D).
         written: (B,).
         write: (D,).
+        u: (B,).
+        seen_x: (B, C).
     """
     seen_x.copy_(x)
     torch.addmv(written, h, write, out=u)

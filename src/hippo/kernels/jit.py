@@ -1,10 +1,13 @@
 """Loops compiled for the CPU by numba, where it is installed; without it everything works as well, and more slowly."""
 
+import contextlib
 import ctypes
 import functools
+import os
 import platform
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -63,6 +66,30 @@ def native(function: Callable, dtype: torch.dtype, kinds: str, cache: bool = Tru
     call: Any = ctypes.CFUNCTYPE(None, *(known[kind][1] for kind in kinds))(loop.address)
     call.loop = loop  # its code lives as long as it does
     return call
+
+
+def side_by_side(work: Callable[[int], Any], count: int) -> None:
+    """Call work(0), …, work(count − 1), each in a thread, the first in that which calls; what no thread can be had for
+    is done there, too."""
+    others: list[Future] = []
+    with contextlib.suppress(RuntimeError):  # no more threads can be had, as when the interpreter ends
+        others.extend(_pool(count - 1).submit(work, k) for k in range(1, count))
+    try:
+        for k in (0, *range(1 + len(others), count)):
+            work(k)
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "hippo")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
 def opaque(function: Callable) -> Callable:

@@ -5,15 +5,12 @@ brings along. Each thread takes its share of the samples through all steps, so t
 once, and nothing is left to an interpreter.
 """
 
-import contextlib
 import ctypes
 import functools
 import itertools
 import math
-import os
 import types
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,25 +100,7 @@ def _share(
         finally:
             library.MKL_Set_Num_Threads_Local(before)
 
-    others: list[Future] = []
-    with contextlib.suppress(RuntimeError):  # no more threads can be had, as when the interpreter ends
-        others.extend(_pool(len(shares) - 1).submit(work, k) for k in range(1, len(shares)))
-    try:
-        for k in (0, *range(1 + len(others), len(shares))):
-            work(k)
-    finally:
-        wait(others)
-    for other in others:
-        other.result()
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "hippo")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+    jit.side_by_side(work, len(shares))
 
 
 @functools.cache

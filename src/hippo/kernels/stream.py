@@ -15,7 +15,6 @@ of s and k hold zeros, and nothing happens. `hippo.kernels.legs.legs_step` is th
 """
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
@@ -118,11 +117,7 @@ class _Wave(NamedTuple):
             (*(v.data_ptr() for v in rows), *tables, time, *sizes, len(rows[0]), c.stride(0), f.stride(0))
             for rows in zip(c.tensor_split(threads), f.tensor_split(threads), R, strict=True)
         ]
-        if threads == 1:
-            self.loop(*shares[0])
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda share: self.loop(*share), shares))
+        jit.side_by_side(lambda k: self.loop(*shares[k]), threads)
         return c[:, lanes:-lanes]
 
 

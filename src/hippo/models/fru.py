@@ -27,6 +27,9 @@ class FRU(SequenceModel):
         frequencies: Number of frequencies.
         statistics: Size of φ.
         recurrent_size: Size of r.
+
+    Raises:
+        ValueError: If a setting is unknown, or beyond its range.
     """
 
     def __init__(

@@ -33,6 +33,9 @@ class LMU(SequenceModel):
         initialization: "general": encoders LeCun uniform, e_m = 0, kernels Xavier normal. "psmnist", Voelker et al.'s
             for permuted MNIST and the HiPPO paper's: e_x = 1, W_m Xavier normal, all else 0. A gate is Kaiming normal.
         gated: Whether there is a gate.
+
+    Raises:
+        ValueError: If a setting is unknown, or beyond its range.
     """
 
     def __init__(

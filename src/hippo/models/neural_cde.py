@@ -28,6 +28,9 @@ class NeuralCDE(SequenceModel):
         method: A solver of torchdiffeq.
         steps: Steps of the solver from one observation to the next.
         adjoint: Whether gradients come from the adjoint CDE.
+
+    Raises:
+        ValueError: If a setting is unknown, or beyond its range.
     """
 
     uses_timestamps = True

@@ -27,6 +27,9 @@ class ODERNN(SequenceModel):
         steps: Steps of the solver in each gap.
         adjoint: Whether gradients come from the adjoint ODE, in memory that does not grow with `steps`, but with the
             solver's error.
+
+    Raises:
+        ValueError: If a setting is unknown, or beyond its range.
     """
 
     needs_timestamps = uses_timestamps = True

@@ -20,6 +20,9 @@ class Transformer(SequenceModel):
         heads: Attention heads.
         feedforward_size: Width of the layers' networks; 4 D where None.
         dropout: Of everything but the input.
+
+    Raises:
+        ValueError: If a setting is unknown, or beyond its range.
     """
 
     def __init__(

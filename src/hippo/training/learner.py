@@ -146,6 +146,10 @@ class SequenceData(pl.LightningDataModule):
         dataset: The description.
         root: The data root.
         seed: Seed of the order.
+
+    Raises:
+        DataError: If the data are missing or damaged, or targets are not what they have to be.
+        ConfigError: By the loaders, if the batch size cannot be shared among the processes.
     """
 
     def __init__(self, dataset: SequenceDataset, root: Path, seed: int) -> None:

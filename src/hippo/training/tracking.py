@@ -37,6 +37,10 @@ def wandb_logger(
         folder: The run's folder.
         settings: Logged as the run's configuration.
         resume: Whether to go on in the W&B run of that name; a run from the start replaces it.
+
+    Raises:
+        ConfigError: If WANDB_MODE is none that there is.
+        wandb.errors.Error: If the run cannot be started.
     """
     if not is_first():
         return WandbLogger()  # a dummy outside the first process
