@@ -12,6 +12,14 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with slow tests, and in the middle, where the second of two workers begins: none is left to the end."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if item not in slow]
+    half = len(others) // 2
+    items[:] = [*slow[::2], *others[:half], *slow[1::2], *others[half:]]
+
+
 @pytest.fixture
 def float64():
     """Everything in double precision, from a fixed seed: for tests of mathematics, not of rounding."""

@@ -111,7 +111,7 @@ def test_a_model_that_was_not_timed_and_a_run_of_another_size_stop_nothing():
 
 def test_the_command_in_a_record_names_its_run():
     """Of those that today's tables show; older records may go with older defaults."""
-    runs = {run for _, filled in every_table(ROOT / "configs").values() for cell in filled for run in cell.runs}
+    runs = {run for _, filled in every().values() for cell in filled for run in cell.runs}
     found = {run: by_name(read_all(RESULTS)).get((run.name, run.id)) for run in runs}
     commands = {run: record["command"] for run, record in found.items() if record}
     assert len(commands) > 50

@@ -29,6 +29,7 @@ def reproduce(checkout, python):
     return run
 
 
+@pytest.mark.slow
 def test_a_table_from_nothing_to_the_page(checkout, reproduce):
     planned = reproduce("small.yaml", "--dry-run")
     assert planned.returncode == 0, planned.stderr

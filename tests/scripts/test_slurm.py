@@ -46,6 +46,7 @@ def wait_for(condition, what: str, seconds: float = 400) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_table_through_slurm_with_jobs_preempted_and_killed_is_that_of_undisturbed_runs(checkout, python, cluster):
     (checkout / "small.yaml").write_text(yaml.safe_dump(TABLE))
 

@@ -177,6 +177,7 @@ def test_the_sweep_for_wandb_asks_for_runs_that_can_be_made():
     assert 0 < record["metrics"][reading][split][metric] <= 1
 
 
+@pytest.mark.slow
 def test_a_search_tries_what_it_is_told_to_and_names_the_best(tmp_path):
     pytest.importorskip("optuna", reason="hydra-optuna-sweeper is not installed")
     search = ["experiment=digits", "model=gru", "model.hidden_size=4", "trainer.max_epochs=1", "hydra/sweeper=search"]
@@ -207,6 +208,7 @@ def records(outputs: Path) -> dict[str, dict]:
     return {run: {key: record[key] for key in ("metrics", "confusion", "epochs")} for run, record in found.items()}
 
 
+@pytest.mark.slow
 def test_a_driver_killed_again_and_again_leaves_what_an_undisturbed_one_does(tmp_path):
     """Its runs go on without it; the next driver waits for those, and starts the others."""
     chance = random.Random(0)

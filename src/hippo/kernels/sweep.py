@@ -40,8 +40,8 @@ class Sweep(NamedTuple):
         return 2  # u, and room for what is carried from order to order
 
     def forward(self, c: Tensor, entering: Tensor, target: Tensor) -> None:
-        """Write the next coefficients (N, B) to `target`; the last row of `entering` (2, B) is u. Raises ValueError where
-        arrays are not contiguous, of other shapes, or of several dtypes; so does `backward`."""
+        """Write the next coefficients (N, B) to `target`; the last row of `entering` (2, B) is u. Raises ValueError if
+        they are not contiguous, of other shapes, or of several dtypes; so does `backward`."""
         self._run(_advance, c, entering, target)
 
     def backward(self, grad: Tensor, entering: Tensor, target: Tensor) -> None:
