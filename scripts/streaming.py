@@ -70,10 +70,11 @@ def seconds(run: Step, batch: int, length: int, dtype: torch.dtype) -> float:
 def rate(run: Step, batch: int, dtype: torch.dtype, least: float = 0.02) -> float:
     """Return samples a second, over as long a signal as takes `least` seconds."""
     length = 64
-    seconds(run, batch, length, dtype)  # makes what is made once
-    while (taken := seconds(run, batch, length, dtype)) < least:
+    while True:
+        seconds(run, batch, length, dtype)  # makes what is made once
+        if (taken := seconds(run, batch, length, dtype)) >= least:
+            return batch * length / taken
         length *= 4
-    return batch * length / taken
 
 
 def error(order: int, dtype: torch.dtype) -> float:

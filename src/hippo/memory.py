@@ -130,15 +130,19 @@ class HiPPO(nn.Module):
         gradients without memory, and translated measures in blocks of samples. Arguments and errors are those of
         `forward`.
         """
-        since, c = self._begin(signal, timestamps, state)
+        since, c = self._begin(signal, timestamps, state, finite=False)
         now = self._end(signal, timestamps, since)
         bilinear = self.measure.scale_invariant and self.discretization in ("bilinear", 0.5)
         if bilinear and timestamps is None and not isinstance(since, Tensor) and jit.serves(signal) and jit.serves(c):
+            samples = signal.movedim(1, -1).flatten(0, -2)
             if since is None:  # the first sample fills the memory
                 c = torch.nn.functional.pad(signal[:, 0].unsqueeze(-1), (0, self.order - 1))
-                signal, since = signal[:, 1:], 0.0
-            samples = signal.movedim(1, -1).flatten(0, -2)
-            return State(stream.remember(c.flatten(0, -2), samples, since).view_as(c), now)
+                samples, since = samples[:, 1:], 0.0
+            c = stream.remember(c.flatten(0, -2), samples, since).view_as(c)
+            if not torch.isfinite(c).all():  # what is not finite stays in the mean of all samples, so none is looked at
+                _check_finite(signal)
+            return State(c, now)
+        _check_finite(signal)
         if not self.measure.scale_invariant and timestamps is None and signal.shape[1] >= max(_CHUNK, self.order):
             blocks = _blocks(self.measure, self.order, self.discretization, c.dtype, c.device)
             return State(lti.last(blocks, signal.movedim(1, -1), c), now)
@@ -188,16 +192,15 @@ class HiPPO(nn.Module):
         return rows.unflatten(0, (batch, *channels)).movedim(-2, 1)
 
     def _begin(
-        self, signal: Tensor, timestamps: Tensor | None, state: State | None
+        self, signal: Tensor, timestamps: Tensor | None, state: State | None, finite: bool = True
     ) -> tuple[Tensor | float | None, Tensor]:
         """Check what was given, and return the time of the latest sample and the coefficients before the first."""
         if signal.dim() not in (2, 3) or 0 in signal.shape:
             raise ValueError(f"signal must be (B, L) or (B, L, C) with B, L, C ≥ 1, not {tuple(signal.shape)}")
-        if not signal.is_floating_point() or not torch.isfinite(signal).all():
-            raise ValueError(
-                f"signal must hold finite floating-point numbers; this one is {signal.dtype}"
-                f"{' with NaN or infinity, to be masked or filled in' if signal.is_floating_point() else ''}"
-            )
+        if not signal.is_floating_point():
+            raise ValueError(f"signal must hold finite floating-point numbers; this one is {signal.dtype}")
+        if finite:
+            _check_finite(signal)
         if timestamps is not None and timestamps.shape != signal.shape[:2]:
             raise ValueError(
                 f"timestamps {tuple(timestamps.shape)} do not match the signal's {tuple(signal.shape[:2])}"
@@ -425,6 +428,14 @@ def _alpha(discretization: str | float) -> float:
 def _unless(pause: Tensor, step: Step) -> Step:
     """The step, but for samples for which no time passes."""
     return lambda c, f: torch.where(pause, c, step(c, f))
+
+
+def _check_finite(signal: Tensor) -> None:
+    if not torch.isfinite(signal).all():
+        raise ValueError(
+            f"signal must hold finite floating-point numbers; this one is {signal.dtype} with NaN or infinity, to be "
+            "masked or filled in"
+        )
 
 
 def check_timestamps(times: Tensor, previous: Tensor) -> None:

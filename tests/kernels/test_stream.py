@@ -203,9 +203,13 @@ def test_one_sample_and_one_coefficient():
     torch.testing.assert_close(means, HiPPO("legs", 9).remember(signal(1, 500)).coefficients[:, :1])
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_refused(bad):
-    f = signal(1, 100)
-    f[0, 57] = bad
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("order", "length", "place"), [(8, 100, 57), (1, 1, 0), (1, 9, 0), (300, 20_000, 1), (5, 90, 0), (5, 90, 89)]
+)
+def test_what_is_not_finite_is_refused(order, length, place, dtype, bad):
+    f = signal(3, length).to(dtype)
+    f[1, place] = bad
     with pytest.raises(ValueError, match="finite"):
-        HiPPO("legs", 8).remember(f)
+        HiPPO("legs", order).remember(f)

@@ -56,7 +56,8 @@ class _Remember(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, c: Tensor, f: Tensor, time: float) -> Tensor:
         ctx.length, ctx.time = f.shape[1], time
-        return _advance(c.detach(), f.detach().contiguous(), time, adjoint=False)
+        f = f.detach()
+        return _advance(c.detach(), f if f.stride(1) == 1 else f.contiguous(), time, adjoint=False)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
