@@ -69,7 +69,7 @@ def seconds(run: Step, batch: int, length: int, dtype: torch.dtype) -> float:
 
 def rate(run: Step, batch: int, dtype: torch.dtype, least: float = 0.02) -> float:
     """Return samples a second, over as long a signal as takes `least` seconds."""
-    length = 64
+    length = 1024  # from N samples on, memories that slide take them in blocks
     while True:
         seconds(run, batch, length, dtype)  # makes what is made once
         if (taken := seconds(run, batch, length, dtype)) >= least:
