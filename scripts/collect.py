@@ -157,6 +157,7 @@ def render_summary(
             row["dtype"],
             f"{row['batch']}",
             f"{row['wavefront'] / 1e6:.1f}",
+            f"{row['two_threads'] / 1e6:.1f}" if "two_threads" in row else "–",
             f"{row['sliding'] / 1e6:.1f}",
             f"{row['plain'] / 1e6:.2f}" if "plain" in row else "–",
             f"{row['dense'] / 1e6:.2f}",
@@ -167,14 +168,14 @@ def render_summary(
     by_length = streaming["scaling"]["L"]
     lines += [
         f'**Streaming.** `HiPPO("legs", N).remember(signal)` in millions of samples a second, all series together, '
-        f"on one core of {streaming['machine']['cpu']}; the same of LegT, whose window slides; the plain O(N) loop "
-        "of LegS, compiled; and a product with one dense matrix a step. "
+        f"on one core of {streaming['machine']['cpu']}, and in two threads, which share series; the "
+        "same of LegT, whose window slides; the plain O(N) loop of LegS, compiled; and a product with one dense matrix a step. "
         f"{by_length['sizes'][-1]:,} samples at N = 256 took {by_length['seconds'][-1]:.2f} s "
         f"(`python scripts/streaming.py --rounds {streaming['rounds']} --out results`, "
         "[record](results/benchmarks/streaming.json), "
         "[growth](results/figures/scaling.png)):",
         "",
-        *table(["N", "dtype", "series", "LegS", "LegT", "plain loop", "dense", "largest error"], cells),
+        *table(["N", "dtype", "series", "LegS", "two threads", "LegT", "plain loop", "dense", "largest error"], cells),
         "",
     ]
     size = step["size"]
