@@ -169,7 +169,8 @@ def render_summary(
     lines += [
         f'**Streaming.** `HiPPO("legs", N).remember(signal)` in millions of samples a second, all series together, '
         f"on one core of {streaming['machine']['cpu']}, and in two threads, which share series; the "
-        "same of LegT, whose window slides; the plain O(N) loop of LegS, compiled; and a product with one dense matrix a step. "
+        "same of LegT, whose window slides; the plain O(N) loop of LegS, compiled; and a product with one dense matrix "
+        "a step. "
         f"{by_length['sizes'][-1]:,} samples at N = 256 took {by_length['seconds'][-1]:.2f} s "
         f"(`python scripts/streaming.py --rounds {streaming['rounds']} --out results`, "
         "[record](results/benchmarks/streaming.json), "
