@@ -10,6 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 _POLL = 5  # seconds
 
@@ -37,9 +38,21 @@ class SlurmLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         import submitit
 
-        results = submitit.SlurmJob.results
-        with patch.object(submitit.SlurmJob, "results", lambda job: _results(job, results)):
-            return self.launcher.launch(job_overrides, initial_job_idx)
+        results, total = submitit.SlurmJob.results, len(job_overrides)
+        with tqdm(total=total, unit="job", desc="SLURM") as progress:
+
+            def wait(job: Any) -> list[JobReturn]:
+                if not progress.n:
+                    where = f"from {job.job_id} on; logs: {job.paths.folder.parent}"
+                    progress.write(f"{total} job(s), {where}. They go on without this terminal")
+                found = _results(job, results)
+                failed = found[0].status != JobStatus.COMPLETED
+                progress.write(f"job {job.job_id} {'failed' if failed else 'is done'}")
+                progress.update()
+                return found
+
+            with patch.object(submitit.SlurmJob, "results", wait):
+                return self.launcher.launch(job_overrides, initial_job_idx)
 
 
 def _results(job: Any, results: Callable[[Any], list[JobReturn]]) -> list[JobReturn]:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -69,12 +70,16 @@ def test_a_table_through_slurm_with_jobs_preempted_and_killed_is_that_of_undistu
     assert first.returncode != 0
     assert "1 of 3 runs failed" in stderr
     assert f"SLURM ended job {jobs}_1" in stderr
+    assert "3/3" in stderr
     assert not (runs[1] / "record.json").exists()
     assert (runs[0] / "record.json").exists()
 
     second = reproduce("slurm", "--launcher", "slurm", *SMALL)
-    _, stderr = second.communicate()
+    stdout, stderr = second.communicate()
     assert second.returncode == 0, stderr
+    assert re.search(r"1 job\(s\), from \d+\S* on; .* They go on without this terminal\n.*job \S+ is done", stdout), (
+        stdout
+    )
     assert all('"resumed": 1' in (run / "record.json").read_text() for run in runs.values())
 
     undisturbed = reproduce("local", "--jobs", "2")
