@@ -12,8 +12,7 @@ from hippo.kernels import jit, loop
 from hippo.models import HiPPORNN
 
 pytest.importorskip("numba")
-if loop._library() is None:
-    pytest.skip("torch has no MKL here", allow_module_level=True)
+pytestmark = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch is built without MKL")
 
 
 @pytest.fixture(autouse=True)
