@@ -70,26 +70,55 @@ def native(function: Callable, dtype: torch.dtype, kinds: str, cache: bool = Tru
 
 def side_by_side(work: Callable[[int], Any], count: int) -> None:
     """Call work(0), …, work(count − 1), each in a thread, the first in that which calls; what no thread can be had for
-    is done there, too."""
-    others: list[Future] = []
-    with contextlib.suppress(RuntimeError):  # no more threads can be had, as when the interpreter ends
-        others.extend(_pool(count - 1).submit(work, k) for k in range(1, count))
-    try:
-        for k in (0, *range(1 + len(others), count)):
+    is done there, too.
+
+    The threads are those of torch's OpenMP, where they can be had: they keep their processors busy for a while after
+    each operation of torch, so that threads of another kind begin milliseconds late. But what they call has one thread
+    only, so where there is more than one for each k they are of another kind.
+    """
+    left, errors = set(range(count)), []
+
+    def share(k: int) -> None:
+        left.discard(k)
+        try:
             work(k)
-    finally:
+        except BaseException as error:  # also an interrupt: a callback of C would drop it
+            errors.append(error)
+
+    others: list[Future] = []
+    if count > 1 and torch.get_num_threads() < 2 * count and (openmp := _openmp()) and os.getpid() == _HOME:
+        parallel, number = openmp
+        parallel(_REGION(lambda _: share(number())), None, count, 0)
+    elif count > 1:
+        with contextlib.suppress(RuntimeError):  # no more threads can be had, as when the interpreter ends
+            others.extend(_pool(count - 1, os.getpid()).submit(share, k) for k in range(1, count))
+        share(0)
         wait(others)
-    for other in others:
-        other.result()
+    while left:
+        share(min(left))
+    if errors:
+        raise errors[0]
+
+
+_HOME = os.getpid()  # threads do not survive a fork, and OpenMP waits for them for ever
+_REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@functools.cache
+def _openmp() -> tuple[Callable, Callable] | None:
+    """Return GOMP_parallel and omp_get_thread_num of the OpenMP that torch uses, None where it is not GNU's or like
+    it."""
+    try:
+        library = ctypes.CDLL(torch._C.__file__)
+        kind = ctypes.CFUNCTYPE(None, _REGION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        return kind(("GOMP_parallel", library)), ctypes.CFUNCTYPE(ctypes.c_int)(("omp_get_thread_num", library))
+    except (AttributeError, OSError):
+        return None
 
 
 @functools.lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "hippo")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
 def opaque(function: Callable) -> Callable:

@@ -1,0 +1,109 @@
+"""Work side by side, in the threads of OpenMP and in others."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from hippo.kernels import jit
+
+
+@pytest.fixture(params=["openmp", "pool"])
+def kind(request, monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    if request.param == "pool":
+        monkeypatch.setattr(jit, "_openmp", lambda: None)
+    elif jit._openmp() is None:
+        pytest.skip("torch's OpenMP is not GNU's")
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_each_share_is_done_once_and_the_first_by_the_caller(kind, count):
+    done = []
+    jit.side_by_side(lambda k: done.append((k, threading.get_native_id())), count)
+    assert sorted(k for k, _ in done) == list(range(count))
+    assert dict(done)[0] == threading.get_native_id()
+
+
+def test_shares_are_done_at_the_same_time_in_threads_of_the_kind(kind):
+    meet, names = threading.Barrier(3, timeout=20), []
+
+    def work(k):
+        meet.wait()  # fails unless all three are at work
+        names.append(threading.current_thread().name.split("_")[0])
+
+    jit.side_by_side(work, 3)
+    assert names.count("hippo") == (2 if kind == "pool" else 0)
+
+
+@pytest.mark.parametrize("error", [ValueError("one"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", [0, 2])
+def test_an_error_of_one_share_is_the_callers_once_the_others_are_done(kind, where, error):
+    done = []
+
+    def work(k):
+        if k == where:
+            raise error
+        time.sleep(0.05)
+        done.append(k)
+
+    with pytest.raises(type(error)) as caught:
+        jit.side_by_side(work, 3)
+    assert caught.value is error
+    assert sorted(done) == [k for k in range(3) if k != where]
+    jit.side_by_side(lambda k: done.append(k), 3)
+    assert len(done) == 5
+
+
+def test_several_callers_do_not_meet(kind):
+    found = {}
+
+    def call(caller):
+        for _ in range(50):
+            jit.side_by_side(lambda k: found.setdefault((caller, k), []).append(k), 3)
+
+    callers = [threading.Thread(target=call, args=(caller,)) for caller in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert {len(calls) for calls in found.values()} == {50}
+    assert len(found) == 12
+
+
+def test_work_may_have_work_side_by_side_of_its_own(kind):
+    done = []
+    jit.side_by_side(lambda k: jit.side_by_side(lambda n: done.append((k, n)), 2), 3)
+    assert len(set(done)) == len(done) == 6
+
+
+def test_where_shares_are_few_each_keeps_threads_for_its_own_products(kind):
+    torch.set_num_threads(8)
+    names = []
+    jit.side_by_side(lambda k: names.append(threading.current_thread().name.split("_")[0]), 2)
+    assert "hippo" in names
+
+
+def test_a_fork_does_not_wait_for_threads_that_it_does_not_have(kind):
+    code = f"""
+import os, torch
+from hippo.kernels import jit
+if {kind == "pool"}:
+    jit._openmp = lambda: None
+torch.set_num_threads(3)
+done = []
+jit.side_by_side(done.append, 3)
+if child := os.fork():
+    print(os.waitpid(child, 0)[1], sorted(done))
+else:
+    jit.side_by_side(done.append, 3)
+    os._exit(int(sorted(done) != [0, 0, 1, 1, 2, 2]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout == "0 [0, 1, 2]\n"
