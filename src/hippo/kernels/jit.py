@@ -85,11 +85,12 @@ def side_by_side(work: Callable[[int], Any], count: int) -> None:
         except BaseException as error:  # also an interrupt: a callback of C would drop it
             errors.append(error)
 
-    others: list[Future] = []
-    if count > 1 and torch.get_num_threads() < 2 * count and (openmp := _openmp()) and os.getpid() == _HOME:
-        parallel, number = openmp
+    openmp = _openmp() if count > 1 and torch.get_num_threads() < 2 * count else None
+    if openmp and openmp[0] == os.getpid():
+        _, parallel, number = openmp
         parallel(_REGION(lambda _: share(number())), None, count, 0)
     elif count > 1:
+        others: list[Future] = []
         with contextlib.suppress(RuntimeError):  # no more threads can be had, as when the interpreter ends
             others.extend(_pool(count - 1, os.getpid()).submit(share, k) for k in range(1, count))
         share(0)
@@ -100,24 +101,25 @@ def side_by_side(work: Callable[[int], Any], count: int) -> None:
         raise errors[0]
 
 
-_HOME = os.getpid()  # threads do not survive a fork, and OpenMP waits for them for ever
 _REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @functools.cache
-def _openmp() -> tuple[Callable, Callable] | None:
-    """Return GOMP_parallel and omp_get_thread_num of the OpenMP that torch uses, None where it is not GNU's or like
-    it."""
+def _openmp() -> tuple[int, Callable, Callable] | None:
+    """Return the process in which torch's OpenMP can be had (in forks of one that has used it, it would wait for ever
+    for threads that did not survive), GOMP_parallel and omp_get_thread_num; None where it is not GNU's or like it."""
     try:
         library = ctypes.CDLL(torch._C.__file__)
         kind = ctypes.CFUNCTYPE(None, _REGION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-        return kind(("GOMP_parallel", library)), ctypes.CFUNCTYPE(ctypes.c_int)(("omp_get_thread_num", library))
+        number = ctypes.CFUNCTYPE(ctypes.c_int)(("omp_get_thread_num", library))
+        return os.getpid(), kind(("GOMP_parallel", library)), number
     except (AttributeError, OSError):
         return None
 
 
 @functools.lru_cache(maxsize=1)
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return threads of a process: they do not survive a fork either."""
     return ThreadPoolExecutor(threads, "hippo")
 
 
