@@ -276,6 +276,14 @@ class HiPPO(nn.Module):
             where = still.view(*still.shape, *[1] * (like.dim() - 1))
             yield from (_unless(pause, step) for pause, step in zip(where, steps, strict=True))
 
+    def transition(self, like: Tensor) -> Transition | None:
+        """Return the step that all samples share where none has a timestamp; None where each is another, as of LegS.
+
+        Args:
+            like: For dtype and device.
+        """
+        return None if self.measure.scale_invariant else self._regular(1.0, like)
+
     def operators(self, length: int, timestamps: Tensor | None, like: Tensor) -> Operators | None:
         """Return the steps of a whole sequence for `hippo.kernels.gated`.
 

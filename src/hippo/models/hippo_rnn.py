@@ -5,10 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hippo.kernels import cells
+from hippo.kernels.cells.lmu import LMU_CELL
 from hippo.kernels.gated import gated
 from hippo.measures import Measure
 from hippo.memory import HiPPO
 from hippo.models.base import SequenceModel
+from hippo.models.lmu import lmu_steps
 
 
 class HiPPORNN(SequenceModel):
@@ -57,15 +60,20 @@ class HiPPORNN(SequenceModel):
     def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.write.weight)
-            operators = self.memory.operators(x.shape[1], timestamps, like=x)
-            if operators is None:
-                return self.step_by_step(x, timestamps)
             read = torch.cat([self.gate.weight, self.candidate.weight])
             bias = torch.cat([self.gate.bias, self.candidate.bias])
             write_x, write_h = self.write.weight.split([self.input_size, self.hidden_size], dim=1)
-            x = x.transpose(0, 1)
-            written_x = nn.functional.linear(x, write_x, self.write.bias).squeeze(-1)
-            return gated(x, read, bias, written_x, write_h[0], operators)
+            inputs = x.transpose(0, 1)
+            written_x = nn.functional.linear(inputs, write_x, self.write.bias).squeeze(-1)
+            step = self.memory.transition(x) if timestamps is None else None
+            if step is not None and cells.serves(inputs, read, bias, written_x):
+                read_x, read_c = read.split([self.input_size, self.memory.order], dim=1)
+                from_x = nn.functional.linear(inputs, read_x, bias)
+                return cells.unroll(LMU_CELL, lmu_steps, from_x, written_x, None, read_c, *step, write_h[0], None)
+            operators = self.memory.operators(x.shape[1], timestamps, like=x)
+            if operators is None:
+                return self.step_by_step(x, timestamps)
+            return gated(inputs, read, bias, written_x, write_h[0], operators)
 
     def step_by_step(self, x: Tensor, timestamps: Tensor | None) -> list[Tensor]:
         """Return the hidden states (B, D) after each step as the equations have it: for samples that each have times of

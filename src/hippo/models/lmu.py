@@ -1,16 +1,17 @@
 """The Legendre Memory Unit of Voelker, Kajić and Eliasmith (NeurIPS 2019)."""
 
-import itertools
 import math
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hippo import discretize, measures
+from hippo.kernels import cells
+from hippo.kernels.cells.lmu import LMU_CELL
 from hippo.kernels.legs import Transition
-from hippo.memory import HiPPO, Step
+from hippo.memory import HiPPO
 from hippo.models.base import SequenceModel
 
 
@@ -81,36 +82,54 @@ class LMU(SequenceModel):
         if self.gate is not None:
             nn.init.kaiming_normal_(self.gate.weight, nonlinearity="linear")
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> list[Tensor]:
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
         with torch.autocast(x.device.type, enabled=False):  # see HiPPORNN
-            return self._unroll(x)
+            kernel_x, kernel_h, kernel_m = self.kernel_x, self.kernel_h, self.kernel_m
+            if self.gate is not None:
+                gates = self.gate.weight.split([self.input_size, self.hidden_size, self.memory.order], dim=1)
+                kernels = zip(gates, (kernel_x, kernel_h, kernel_m), strict=True)
+                kernel_x, kernel_h, kernel_m = (torch.cat(pair) for pair in kernels)
+            x = x.transpose(0, 1)
+            from_x, written = nn.functional.linear(x, kernel_x), nn.functional.linear(x, self.write_x).squeeze(-1)
+            inputs = from_x, written, kernel_h, kernel_m, *self._transition(x), self.write_h[0], self.write_m[0]
+            if self.log_length is not None:  # a window that is learnt needs the gradients of the memory's matrices
+                return lmu_steps(*inputs)
+            return cells.unroll(LMU_CELL, lmu_steps, *inputs)
 
-    def _unroll(self, x: Tensor) -> list[Tensor]:
-        read_x, read = self.kernel_x, torch.cat([self.kernel_h, self.kernel_m], dim=1)
-        if self.gate is not None:
-            gate_x, gate = self.gate.weight.tensor_split([self.input_size], dim=1)
-            read_x, read = torch.cat([gate_x, read_x]), torch.cat([gate, read])
-        write = torch.cat([self.write_h, self.write_m], dim=1)[0]
-        written_x = nn.functional.linear(x.transpose(0, 1), self.write_x).squeeze(-1)
-        from_x = nn.functional.linear(x.transpose(0, 1), read_x)
-
-        h = x.new_zeros(len(x), self.hidden_size)
-        m = x.new_zeros(len(x), self.memory.order)
-        hidden = []
-        for u_x, z_x, transition in zip(written_x, from_x, self._transitions(x, m), strict=True):
-            m = transition(m, torch.addmv(u_x, torch.cat([h, m], dim=1), write))
-            z = torch.addmm(z_x, torch.cat([h, m], dim=1), read.mT)
-            if self.gate is None:
-                h = torch.tanh(z)
-            else:
-                g, candidate = z.chunk(2, dim=-1)
-                h = torch.lerp(h, torch.tanh(candidate), torch.sigmoid(g))
-            hidden.append(h)
-        return hidden
-
-    def _transitions(self, x: Tensor, m: Tensor) -> Iterator[Step]:
+    def _transition(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Ā (N, N) and B̄ (N,)."""
         if self.log_length is None:
-            return self.memory.transitions(x.shape[1], None, None, like=m)
-        A, B = (v.to(m.device) for v in measures.LMU(1.0).dynamics(self.memory.order))
-        held = discretize.zoh(A, B, torch.exp(-self.log_length.double()))
-        return itertools.repeat(Transition(*(v.to(m) for v in held)), x.shape[1])
+            step: Any = self.memory.transition(like)
+            return step
+        A, B = (v.to(like.device) for v in measures.LMU(1.0).dynamics(self.memory.order))
+        A, B = discretize.zoh(A, B, torch.exp(-self.log_length.double()))
+        return A.to(like), B.to(like)
+
+
+def lmu_steps(
+    from_x: Tensor,
+    written: Tensor,
+    kernel_h: Tensor | None,
+    kernel_m: Tensor,
+    A: Tensor,
+    B: Tensor,
+    write_h: Tensor,
+    write_m: Tensor | None,
+) -> list[Tensor]:
+    """Return an LMU's states (B, D), from what x gives to h (L, B, D or, with a gate, 2D) and to the memory (L, B), the
+    kernels (D or 2D, ...), Ā, B̄, and the encoders (...,); None is 0."""
+    kernel_h = kernel_m.new_zeros(len(kernel_m), len(write_h)) if kernel_h is None else kernel_h
+    write_m = torch.zeros_like(B) if write_m is None else write_m
+    read, write, transition = torch.cat([kernel_h, kernel_m], 1), torch.cat([write_h, write_m]), Transition(A, B)
+    h, m = (from_x.new_zeros(from_x.shape[1], len(v)) for v in (write_h, write_m))
+    hidden = []
+    for z_x, u_x in zip(from_x, written, strict=True):
+        m = transition(m, torch.addmv(u_x, torch.cat([h, m], dim=1), write))
+        z = torch.addmm(z_x, torch.cat([h, m], dim=1), read.mT)
+        if len(read) == len(write_h):
+            h = torch.tanh(z)
+        else:
+            g, candidate = z.chunk(2, dim=-1)
+            h = torch.lerp(h, torch.tanh(candidate), torch.sigmoid(g))
+        hidden.append(h)
+    return hidden

@@ -82,7 +82,7 @@ class ODERNN(SequenceModel):
         hidden = []
         elapsed = gaps(timestamps, like=from_x).mT.unsqueeze(-1) / self.unit
         for k, (z_x, gap) in enumerate(zip(from_x, elapsed, strict=True)):
-            h = gru_step(z_x, evolve(h, gap) if k else h, self.cell)
+            h = gru_step(z_x, evolve(h, gap) if k else h, self.cell.weight_hh, self.cell.bias_hh)
             hidden.append(h)
         self.evaluations = calls
         return hidden
