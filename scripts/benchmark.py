@@ -4,15 +4,18 @@
     python scripts/benchmark.py legs gru                         # these, at permuted MNIST's size
     python scripts/benchmark.py --length 182 --hidden 256        # at Character Trajectories' size
 
-Each part runs in a process of its own, so that peak memory is its own, `--rounds` times in turn; medians are reported,
-also of the ratios within a round, for the machine may be slower in the next.
+Each part runs in a process of its own, so that peak memory is its own, `--rounds` times in turn; medians are reported.
+The products are timed beside every part, step by step, and the ratio is the median of those within a pair, for the
+machine may be slower the next second.
 """
 
 import argparse
+import functools
 import multiprocessing
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,74 +31,87 @@ from hippo.training import records
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
 MODELS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 FLOOR = "products"
+SECONDS = ("forward", "backward", "optimizer")
+REPEATS = 5
+Step = Callable[[], tuple[float, float, float]]  # seconds of its parts
 
 
-def network(name: str, batch: int, length: int, hidden: int) -> dict[str, float]:
-    """Return the seconds of a step's parts and the parameters of a model as configured, at a hidden size."""
+def network(name: str, batch: int, length: int, hidden: int) -> tuple[Step, int]:
+    """Return a training step of a model as configured, at a hidden size, and how many parameters it has."""
     torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     config: Any = OmegaConf.create({"window": length, "model": OmegaConf.load(CONFIGS / f"{name}.yaml")})
     config.model.hidden_size = hidden
     network = instantiate(OmegaConf.to_container(config, resolve=True)["model"], input_size=1)  # type: ignore[index]
-    model = torch.nn.ModuleDict({"body": network, "head": torch.nn.Linear(hidden, 10)}).to(device)
+    model = torch.nn.ModuleDict({"body": network, "head": torch.nn.Linear(hidden, 10)}).to(device())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    x, y = torch.rand(batch, length, 1, device=device), torch.randint(10, (batch,), device=device)
-    timestamps = torch.arange(float(length), device=device).expand(batch, -1) if network.needs_timestamps else None
-    marks = []
+    x, y = torch.rand(batch, length, 1, device=device()), torch.randint(10, (batch,), device=device())
+    timestamps = torch.arange(float(length), device=device()).expand(batch, -1) if network.needs_timestamps else None
 
-    def mark() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        marks.append(time.perf_counter())
-
-    for _ in range(4):  # the last one counts: memory is new in the first two, and on a GPU graphs are captured
-        marks.clear()
+    def step() -> tuple[float, float, float]:
         optimizer.zero_grad()
-        mark()
+        times = [now()]
         loss = torch.nn.functional.cross_entropy(model["head"](model["body"](x, timestamps)), y)
-        mark()
+        times.append(now())
         loss.backward()
-        mark()
+        times.append(now())
         optimizer.step()
-        mark()
-    seconds = {part: marks[i + 1] - marks[i] for i, part in enumerate(("forward", "backward", "optimizer"))}
-    return seconds | {"parameters": sum(p.numel() for p in model.parameters())}
+        times.append(now())
+        return times[1] - times[0], times[2] - times[1], times[3] - times[2]
+
+    return step, sum(p.numel() for p in model.parameters())
 
 
-def products(batch: int, length: int, hidden: int) -> dict[str, float]:
-    """Return seconds of the matrix products that a HiPPO-RNN cannot do without: the floor of its training step."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    weight = torch.randn(2 * hidden, hidden + 1, device=device)
-    read, grad = torch.randn(batch, hidden + 1, device=device), torch.randn(batch, 2 * hidden, device=device)
+def products(batch: int, length: int, hidden: int) -> Step:
+    """Return the matrix products that a HiPPO-RNN cannot do without: the floor of its training step."""
+    weight = torch.randn(2 * hidden, hidden + 1, device=device())
+    read, grad = torch.randn(batch, hidden + 1, device=device()), torch.randn(batch, 2 * hidden, device=device())
     reads, grads = read.repeat(length, 1), grad.repeat(length, 1)
-    marks = []
-    for _ in range(4):
-        marks = [time.perf_counter()]
+
+    def step() -> tuple[float, float, float]:
+        times = [now()]
         for _ in range(length):
             read @ weight.mT
-        if device == "cuda":
-            torch.cuda.synchronize()
-        marks.append(time.perf_counter())
+        times.append(now())
         for _ in range(length):
             grad @ weight
         grads.mT @ reads
-        if device == "cuda":
-            torch.cuda.synchronize()
-        marks.append(time.perf_counter())
-    return {"forward": marks[1] - marks[0], "backward": marks[2] - marks[1], "optimizer": 0.0, "parameters": 0}
+        times.append(now())
+        return times[1] - times[0], times[2] - times[1], 0.0
+
+    return step
+
+
+@functools.cache
+def device() -> str:  # not to be asked for before the process forks, which CUDA does not survive
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def now() -> float:
+    """Return the time at which all that was asked for is done, in seconds."""
+    if device() == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def measure(part: str, size: dict[str, int]) -> dict[str, Any]:
-    """Return the seconds of one part, and the most memory that its process held."""
-    done = products(**size) if part == FLOOR else network(part, **size)
-    return done | {"peak_memory": records.peak_memory()}
+    """Return the seconds of one part in turn with those of the products, and the most memory that its process held."""
+    step, parameters = (products(**size), 0) if part == FLOOR else network(part, **size)
+    for _ in range(3):  # memory is new in the first two, and on a GPU graphs are captured
+        step()
+    memory, floor = records.peak_memory(), products(**size)
+    floor()
+    pairs = [(step(), floor()) for _ in range(REPEATS)]
+    seconds = dict(zip(SECONDS, map(statistics.median, zip(*(own for own, _ in pairs), strict=True)), strict=True))
+    ratio = statistics.median(sum(own[:2]) / sum(other) for own, other in pairs)
+    return seconds | {"parameters": parameters, "ratio": ratio, "peak_memory": memory}
 
 
 def report(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the medians of a part's runs, and the largest memory that any of them held."""
-    median = {key: statistics.median(run[key] for run in runs) for key in ("forward", "backward", "optimizer")}
+    median = {key: statistics.median(run[key] for run in runs) for key in SECONDS}
     return {
         "seconds": median | {"step": statistics.median(run["forward"] + run["backward"] for run in runs)},
+        "ratio_to_products": statistics.median(run["ratio"] for run in runs),
         "parameters": runs[0]["parameters"],
         "peak_memory": max(run["peak_memory"].get("gpu", run["peak_memory"]["host"]) for run in runs),
     }
@@ -130,10 +146,7 @@ def main() -> None:
     print(f"batch {args.batch}, {args.length} steps, hidden {args.hidden}; medians of {args.rounds}, in seconds")
     print(f"{'':14}{'forward':>10}{'backward':>10}{'optimizer':>10}{'/ products':>12}{'peak GB':>9}{'parameters':>12}")
     for part, measured in parts.items():
-        seconds = measured["seconds"]
-        steps = ([run["forward"] + run["backward"] for run in runs[name]] for name in (part, FLOOR))
-        measured["ratio_to_products"] = statistics.median(own / floor for own, floor in zip(*steps, strict=True))
-        row = "".join(f"{seconds[key]:10.3f}" for key in ("forward", "backward", "optimizer"))
+        row = "".join(f"{measured['seconds'][key]:10.3f}" for key in SECONDS)
         memory = f"{measured['peak_memory'] / 1e9:9.2f}{measured['parameters']:12,}"
         print(f"{part:14}{row}{measured['ratio_to_products']:12.2f}{memory}")
     if not args.models:
