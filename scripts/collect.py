@@ -186,7 +186,7 @@ def render_summary(
         f"(`python scripts/benchmark.py {' '.join(part for part in step['parts'] if part != 'products')} --rounds "
         f"{step['rounds']}`, [record](results/benchmarks/training_step.json)):",
         "",
-        "| | forward | backward | forward + backward, over the matrix products alone | peak memory |",
+        "| | forward | backward | forward + backward, over the matrix products timed beside it | peak memory |",
         "|---|---|---|---|---|",
     ]
     for part, measured in step["parts"].items():
