@@ -12,6 +12,7 @@ machine may be slower the next second.
 import argparse
 import functools
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -26,6 +27,7 @@ from omegaconf import OmegaConf
 
 import hippo.models
 import hippo.training  # noqa: F401  (flushes denormals before the thread pool starts)
+from hippo.kernels import jit
 from hippo.training import records
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
@@ -95,6 +97,7 @@ def now() -> float:
 
 def measure(part: str, size: dict[str, int]) -> dict[str, Any]:
     """Return the seconds of one part in turn with those of the products, and the most memory that its process held."""
+    jit.home = os.getpid()  # nothing has run in parallel before the fork
     step, parameters = (products(**size), 0) if part == FLOOR else network(part, **size)
     for _ in range(3):  # memory is new in the first two, and on a GPU graphs are captured
         step()

@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+import torch.nn.utils.parametrize
+import torch.nn.utils.prune
+import torch.utils.checkpoint
+import torch.utils.flop_counter
 from torch import nn
 
 from hippo import measures
 from hippo.kernels import cells, products, room
 from hippo.models import FRU, GRU, GRUD, LMU, MGU, ExpRNN, GRUDt, HiPPORNN
+from hippo.models.rnn import gru
 
 pytest.importorskip("numba")
 pytestmark = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch is built without MKL")
@@ -180,3 +185,56 @@ def test_tensors_of_two_dtypes_are_not_for_it(used):
     rnn, x = nn.GRU(3, 9), torch.randn(2, 4, 3)
     assert cells.serves(x, *rnn.parameters())
     assert not cells.serves(x.double(), *rnn.parameters())
+
+
+@every_family
+def test_gradients_with_a_graph_are_those_without_where_an_input_depends_on_the_weights(family):
+    model, x = build(family, batch=3, length=4)
+    parameters = [p for name, p in model.named_parameters()]
+
+    def found(**options):
+        features = model(x, times(model, x))
+        again = model(x + features[:, None, :3], times(model, x))
+        return torch.autograd.grad(again.square().sum(), parameters, **options)
+
+    for one, other in zip(found(create_graph=True), found(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@every_family
+def test_gradients_may_be_batched(family):
+    model, x = build(family, batch=2, length=3)
+    found = (
+        torch.autograd.functional.jacobian(lambda x: model(x, times(model, x)), x, vectorize=vectorize)
+        for vectorize in (True, False)
+    )
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+
+
+@every_family
+def test_features_do_not_hold_the_states_of_all_steps(family):
+    model, x = build(family)
+    features = model(x, times(model, x)).detach()
+    assert features.untyped_storage().nbytes() == features.nbytes
+
+
+@every_family
+def test_who_traces_or_counts_operations_sees_them_all(family, used):
+    model, x = build(family, batch=2, length=3)
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        model(x, times(model, x))
+    assert counter.get_total_flops() > 3 * 2 * 9
+    assert not used
+
+
+def test_a_gru_whose_weights_are_not_its_own_is_the_frameworks(used):
+    model, x = build(GRU)
+    x = x.transpose(0, 1)
+    hook = model.rnn.register_forward_hook(lambda *_: None)
+    gru(x, model.rnn)
+    hook.remove()
+    nn.utils.prune.l1_unstructured(model.rnn, "bias_ih_l0", 0.5)
+    torch.testing.assert_close(gru(x, model.rnn), model.rnn(x)[0])
+    nn.utils.parametrize.register_parametrization(model.rnn, "weight_hh_l0", nn.Identity())
+    torch.testing.assert_close(gru(x, model.rnn), model.rnn(x)[0])
+    assert not used

@@ -21,10 +21,12 @@ def compiled() -> bool:
 
 def serves(tensor: Tensor) -> bool:
     """Return whether compiled loops can be had for tensors like this one: what subclasses hold, and what function
-    transforms and forward-mode differentiation pass on, has no address."""
+    transforms and forward-mode differentiation pass on, has no address; and who traces or counts operations is to see
+    them all."""
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
     plain = plain and torch._C._functorch.maybe_current_level() is None
     plain = plain and torch.autograd.forward_ad._current_level < 0
+    plain = plain and torch._C._get_tracing_state() is None and torch._C._len_torch_dispatch_stack() == 0
     return plain and tensor.dtype in (torch.float32, torch.float64) and compiled()
 
 
@@ -79,15 +81,15 @@ def side_by_side(work: Callable[[int], Any], count: int) -> None:
     left, errors = set(range(count)), []
 
     def share(k: int) -> None:
-        left.discard(k)
         try:
+            left.discard(k)
             work(k)
-        except BaseException as error:  # also an interrupt: a callback of C would drop it
+        except BaseException as error:  # an interrupt, too: from a callback of C it would not come through
             errors.append(error)
 
     openmp = _openmp() if count > 1 and torch.get_num_threads() < 2 * count else None
-    if openmp and openmp[0] == os.getpid():
-        _, parallel, number = openmp
+    if openmp and os.getpid() == home:
+        parallel, number = openmp
         parallel(_REGION(lambda _: share(number())), None, count, 0)
     elif count > 1:
         others: list[Future] = []
@@ -101,18 +103,19 @@ def side_by_side(work: Callable[[int], Any], count: int) -> None:
         raise errors[0]
 
 
+# The process in which torch's OpenMP can be had: in a fork it may wait for ever for threads that did not survive.
+home = os.getpid()
 _REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @functools.cache
-def _openmp() -> tuple[int, Callable, Callable] | None:
-    """Return the process in which torch's OpenMP can be had (in forks of one that has used it, it would wait for ever
-    for threads that did not survive), GOMP_parallel and omp_get_thread_num; None where it is not GNU's or like it."""
+def _openmp() -> tuple[Callable, Callable] | None:
+    """Return GOMP_parallel and omp_get_thread_num of torch's OpenMP, None where it is not GNU's or like it."""
     try:
         library = ctypes.CDLL(torch._C.__file__)
         kind = ctypes.CFUNCTYPE(None, _REGION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
         number = ctypes.CFUNCTYPE(ctypes.c_int)(("omp_get_thread_num", library))
-        return os.getpid(), kind(("GOMP_parallel", library)), number
+        return kind(("GOMP_parallel", library)), number
     except (AttributeError, OSError):
         return None
 

@@ -58,7 +58,7 @@ class SequenceModel(nn.Module, ABC):
         """Return the features (B, D) at each sequence's end, from what `unroll` gets and lengths (B,), or None."""
         hidden = self.unroll(x, timestamps, mask)
         if lengths is None:
-            return hidden[-1]
+            return hidden[-1].clone()  # not the memory of all states
         hidden = hidden if isinstance(hidden, Tensor) else torch.stack(tuple(hidden))
         return hidden[lengths - 1, torch.arange(len(x), device=x.device)]
 

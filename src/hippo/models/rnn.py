@@ -1,4 +1,4 @@
-"""Plain and gated recurrent networks: the framework's kernels where there are any. None of them uses timestamps."""
+"""Plain and gated recurrent networks: the framework's kernels where these are fast. None of them uses timestamps."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ class RNN(SequenceModel):
         hidden, state = x, None  # the last one is all that is wanted: of millions of steps, not all need be held
         for chunk in x.transpose(0, 1).split(_CHUNK):
             hidden, state = self.rnn(chunk, state)
-        return hidden[-1]
+        return hidden[-1].clone()
 
 
 class GRU(RNN):
@@ -114,10 +114,13 @@ def mgu_steps(from_x: Tensor, forget_h: Tensor, candidate_h: Tensor) -> list[Ten
 
 def gru(x: Tensor, rnn: nn.GRU) -> Sequence[Tensor] | Tensor:
     """Return the states of a GRU, L of (B, D), from x (L, B, C): by a loop of ours where there is a compiled one."""
-    weight_x, weight_h, bias_x, bias_h = rnn.parameters()
-    if not cells.serves(x, weight_x, weight_h, bias_x, bias_h):
-        return rnn(x)[0]
-    return cells.unroll(GRU_CELL, gru_steps, nn.functional.linear(x, weight_x, bias_x), weight_h, bias_h, None)
+    weights = [rnn._parameters.get(name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
+    as_made = type(rnn) is nn.GRU and None not in weights and not rnn._forward_hooks and not rnn._forward_pre_hooks
+    if not as_made or torch.is_autocast_enabled(x.device.type) or not cells.serves(x, *weights):
+        return rnn(x)[0]  # which also knows what to do with pruned, quantized, ... weights
+    weight_x, weight_h, bias_x, bias_h = weights
+    from_x = nn.functional.linear(x, weight_x, bias_x)  # type: ignore[arg-type]
+    return cells.unroll(GRU_CELL, gru_steps, from_x, weight_h, bias_h, None)
 
 
 def gru_steps(from_x: Tensor, weight: Tensor, bias: Tensor, decay: Tensor | None) -> list[Tensor]:

@@ -52,7 +52,8 @@ def serves(*tensors: Tensor | None) -> bool:
 
 @jit.opaque
 def unroll(cell: Cell, reference: Reference, from_x: Tensor, *inputs: Tensor | None) -> Sequence[Tensor]:
-    """Return the hidden states (B, D) after each of L steps, those of `reference(from_x, *inputs)`, from h_0 = 0.
+    """Return the hidden states (B, D) after each of L steps, those of `reference(from_x, *inputs)`, from h_0 = 0. They
+    share memory, and are not to be changed in place.
 
     Args:
         cell: What is computed.
@@ -92,8 +93,9 @@ class _Unrolled(torch.autograd.Function):
         tops = [t for t, grad in enumerate(grad_hidden) if grad is not None]
         if not tops:
             return (None,) * (3 + len(given))
-        if torch.is_grad_enabled():  # a graph of the gradient is asked for
-            return None, None, None, *_differentiable(ctx.reference, given, ctx.needs_input_grad[3:], grad_hidden)
+        batched = torch._C._functorch.is_legacy_batchedtensor
+        if torch.is_grad_enabled() or any(batched(grad_hidden[t]) or not jit.serves(grad_hidden[t]) for t in tops):
+            return None, None, None, *_by_reference(ctx.reference, given, ctx.needs_input_grad[3:], grad_hidden)
         hidden, kept, (from_x, *inputs) = hidden.contiguous(), kept.contiguous(), given
         batch, sizes = from_x.shape[1], cell.sizes(*inputs)
         filled = cell.filled(from_x, *inputs)
@@ -105,6 +107,8 @@ class _Unrolled(torch.autograd.Function):
         for top, below in itertools.pairwise([*tops[::-1], -1]):
             grad_h += grad_hidden[top]
             products.share(cell.retreat, arrays, [], 0.0, (*sizes, batch, below + 1, top), shares)
+        if not any(ctx.needs_input_grad[4:]):
+            return None, None, None, filled[0], *[None] * len(inputs)
         return None, None, None, filled[0], *cell.gradients(inputs, hidden, kept, filled)
 
 
@@ -112,14 +116,18 @@ def _arrays(*given: Tensor | None) -> list[Tensor]:
     return [torch.empty(0, device="cpu") if value is None else value.contiguous() for value in given]
 
 
-def _differentiable(
+def _by_reference(
     reference: Reference, given: Sequence[Tensor | None], needed: Sequence[bool], grad_hidden: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """Return the gradients of what was given, with a graph of their own."""
-    pairs = [pair for pair in zip(reference(*given), grad_hidden, strict=True) if pair[1] is not None]
-    wanted = [value for value, wanted in zip(given, needed, strict=True) if wanted]
-    states, grads = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(states, wanted, grads, create_graph=True, allow_unused=True))  # type: ignore[arg-type]
+    """Return the gradients of what was given, with a graph of their own if that is asked for, or batched."""
+    recorded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, for one of what was given may depend on another, and these gradients are to be apart.
+        given = [None if value is None else value.view_as(value) for value in given]
+        pairs = [pair for pair in zip(reference(*given), grad_hidden, strict=True) if pair[1] is not None]
+        wanted = [value for value, wanted in zip(given, needed, strict=True) if wanted]
+        states, grads = zip(*pairs, strict=True)
+        found = iter(torch.autograd.grad(states, wanted, grads, create_graph=recorded, allow_unused=True))  # type: ignore[arg-type]
     return [next(found) if wanted else None for wanted in needed]
 
 
