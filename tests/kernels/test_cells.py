@@ -125,8 +125,7 @@ def test_gradients_of_higher_order_are_those_of_finite_differences(family, used)
         weights = dict(zip(names, parameters, strict=True))
         return torch.func.functional_call(model, weights, (x, times(model, x)))
 
-    assert torch.autograd.gradcheck(features, (x, *model.parameters()))
-    assert torch.autograd.gradgradcheck(features, (x, *model.parameters()))
+    assert torch.autograd.gradgradcheck(features, (x, *model.parameters()), fast_mode=True)
     assert used
 
 

@@ -560,7 +560,7 @@ def test_numbers_are_predicted_and_the_least_error_in_validation_is_best(compose
     assert "confusion" not in record
     assert record["samples_per_second"] > 0
     assert records.objective(record) == -min(errors)
-    assert f"validation loss {errors[-1]:.4f}" in capsys.readouterr().out
+    assert f"validation loss {errors[-1]:.4g}" in capsys.readouterr().out
 
 
 def test_a_memory_learns_nothing_and_gives_back_what_it_was_given(compose):
