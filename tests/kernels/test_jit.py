@@ -10,7 +10,6 @@ import torch
 
 from hippo.kernels import jit
 
-
 # Elsewhere OpenMP is the system's own, and the pool is all that there is to be tested.
 KINDS = ["openmp", "pool"] if sys.platform == "linux" and torch.backends.openmp.is_available() else ["pool"]
 
