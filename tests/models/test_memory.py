@@ -38,6 +38,21 @@ def test_what_has_no_window_cannot_be_read_out():
         Memory(1, 6, LagT(4.0)).read_out(5)
 
 
-def test_it_reads_one_channel():
+def test_every_channel_has_a_memory_of_its_own():
+    model, x = Memory(3, 6), torch.randn(4, 50, 3)
+    each = [Memory(1, 6)(x[..., c : c + 1]) for c in range(3)]
+    assert model.hidden_size == 18
+    torch.testing.assert_close(model(x), torch.cat(each, dim=1), rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="one channel, not 3"):
-        Memory(3, 6)
+        model.read_out(5)
+
+
+def test_it_does_not_know_how_fast_a_signal_was_sampled():
+    t = torch.linspace(0, 1, 801)
+    signal = torch.stack([torch.sin(9 * t), torch.cos(5 * t) - t], dim=-1)[None]
+    model = Memory(2, 16)
+    whole = model(signal)
+    for every in (2, 4):
+        torch.testing.assert_close(model(signal[:, ::every]), whole, rtol=0, atol=0.03)
+    clock = torch.arange(1.0, 802.0)[None]
+    torch.testing.assert_close(model(signal, 7 * clock), model(signal, clock))

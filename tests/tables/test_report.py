@@ -36,7 +36,7 @@ SPEC = {
             "overrides": [],
             "reported": {"plain": [50.0, "recalled"], "slow": [60.0, "third-hand"], "still": [12.5, "read"]},
         },
-        "legs": {"label": "LegS", "overrides": [], "note": "of two seeds"},
+        "legs": {"label": "LegS", "overrides": [], "note": "of two seeds", "thick": True},
     },
     "notes": ["a note"],
     "figure": [
@@ -187,7 +187,7 @@ def test_accuracy_against_shift_has_a_band_from_three_seeds_on_and_dots_below(ta
     assert 'class="dot c0"' not in rates
     assert 'class="band c1' not in rates
     swept = sum(point["kind"] == "rate" for point in filled[1]["own_legs", "plain___-seed0"]["sweep"])
-    assert rates.count('class="dot c1 ours"') == 2 * swept
+    assert rates.count('class="dot c1 thick"') == 2 * swept
     assert "<svg" not in drops
     assert "missing" in drops
     head, first, *_ = Page(text).tables["rates, numbers"]

@@ -103,24 +103,24 @@ def test_trajectories_are_the_papers(filled):
     """Figures and protocol of the paper's second table."""
     table = read_table(CONFIGS / "table" / "trajectories.yaml")
     assert [row.label for row in table.rows.values()] == [
-        "LSTM", "GRU", "GRU-D", "ODE-RNN", "Neural CDE", "LMU", "HiPPO-LegS",
+        "LSTM", "GRU", "GRU-D", "ODE-RNN", "Neural CDE", "LMU", "HiPPO-LegS", "LegS memory, linear read-out",
     ]  # fmt: skip
     assert len(table.columns) == 7
     assert table.rows["legs"].reported["rate_up"] == (88.8, "third-hand")
     assert table.rows["lmu"].reported["rate_up"] == (6.0, "recalled")
     for cell in cells(table, CONFIGS):
         config = cell.runs[0].config
-        assert len(cell.runs) == (3 if cell.row == "legs" else 2)
+        assert len(cell.runs) == (3 if cell.row in ("legs", "memory") else 2)
         assert config["trainer"]["max_epochs"] == 100
-        rate = 1e-3 * 100 / 32 if cell.row == "neural_cde" else 1e-3  # as its authors have it
+        rate = {"neural_cde": 1e-3 * 100 / 32, "memory": 3e-2}.get(cell.row, 1e-3)  # the first as its authors have it
         assert config["optimizer"] == {"_target_": "torch.optim.Adam", "lr": rate}
         assert config["dataset"]["batch_size"] == 100
-        assert config["model"]["hidden_size"] == (32 if cell.row == "neural_cde" else 256)
+        assert config["model"]["hidden_size"] == {"neural_cde": 32, "memory": 16}.get(cell.row, 256)
         shift = table.columns[cell.column].shift
         assert shift is None or config["dataset"]["shifts"][shift] is not None
         timed = cell.column.startswith(("time", "drop"))
         knows_time = cell.row in ("gru_d", "ode_rnn", "neural_cde")
-        reads = {True: "separate" if knows_time or cell.row == "legs" else "channel", False: None}[timed]
+        reads = {True: "separate" if knows_time or cell.row in ("legs", "memory") else "channel", False: None}[timed]
         assert config["dataset"]["timestamps"] == ("separate" if knows_time else reads)
 
 

@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from hippo.measures import Measure
 from hippo.memory import HiPPO
-from hippo.models.base import SequenceModel
+from hippo.models.base import SequenceModel, positive
 
 
 class Memory(SequenceModel):
-    """The coefficients of a signal of one channel, and as its read-out the signal that they stand for.
+    """The coefficients of every channel, D = C·N, and as the read-out of one channel the signal that they stand for.
 
     Args:
-        input_size: Channels, 1.
-        hidden_size: Coefficients N.
+        input_size: Channels C.
+        hidden_size: Coefficients N of a channel.
         measure: What the memory remembers: "legs" or a `Measure`.
         discretization: See `hippo.HiPPO`.
     """
@@ -29,21 +29,22 @@ class Memory(SequenceModel):
         measure: str | Measure = "legs",
         discretization: str | float = "bilinear",
     ) -> None:
-        super().__init__(input_size, hidden_size)
-        if input_size != 1:
-            raise ValueError(f"Memory reads one channel, not {input_size}")
+        positive(input_size=input_size, hidden_size=hidden_size)
+        super().__init__(input_size, input_size * hidden_size)
         self.memory = HiPPO(measure, hidden_size, discretization)
 
     def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
-        return self.memory(x[..., 0], timestamps)[0].unbind(1)
+        return self.memory(x, timestamps)[0].flatten(2).unbind(1)
 
     def encode(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
         if lengths is None:
-            return self.memory.remember(x[..., 0], timestamps).coefficients
+            return self.memory.remember(x, timestamps).coefficients.flatten(1)
         return super().encode(x, timestamps, mask, lengths)
 
     def read_out(self, outputs: int) -> nn.Module:
         """Return what reads the signal back at equidistant times, from the beginning of the window to its end."""
+        if self.input_size != 1:
+            raise ValueError(f"a memory is read back as a signal of one channel, not {self.input_size}")
         oldest, newest = self.memory.measure.window(1.0)
         if oldest == -torch.inf:
             raise ValueError(f"{self.memory.measure} remembers the past without end: there is no window to read back")

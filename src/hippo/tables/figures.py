@@ -1,9 +1,9 @@
 """The picture of a table: accuracy against shift."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
@@ -18,7 +18,7 @@ def draw_shifts(table: Table, cells: list[Cell], found: Mapping[tuple[str, str],
     fewer, each is a dot.
     """
     runs = {(cell.row, cell.column): cell.runs for cell in cells}
-    colors = dict(zip(table.rows, colormaps["tab10"].colors, strict=False))  # type: ignore[attr-defined]
+    colors = dict(zip(table.rows, itertools.cycle(f"C{k}" for k in (0, 1, 2, 3, 4, 5, 6, 9, 8, 7)), strict=False))
     figure = Figure(figsize=(4.2 * len(table.figure), 4.2), layout="constrained")
     axes = figure.subplots(1, len(table.figure), sharey=True, squeeze=False)[0]
     drawn = {}
@@ -34,13 +34,12 @@ def draw_shifts(table: Table, cells: list[Cell], found: Mapping[tuple[str, str],
                 continue
             values = sorted(scores)
             summaries = [summarize(scores[value]) for value in values]
-            ours = name == list(table.rows)[-1]
             (drawn[row.label],) = ax.plot(
                 values,
                 [s.mean for s in summaries],
                 color=colors[name],
-                lw=2.6 if ours else 1.4,
-                zorder=3 if ours else 2,
+                lw=2.6 if row.thick else 1.4,
+                zorder=3 if row.thick else 2,
             )
             bands = [s.interval for s in summaries if s.interval]
             if len(bands) == len(summaries):

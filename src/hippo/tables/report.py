@@ -160,7 +160,7 @@ def against_shift(panel: Panel, table: Table, shown: Mapping[tuple[str, str], Sh
     if drawn:
         drawn.rule = panel.trained
         for index, (row, spec) in enumerate(table.rows.items()):
-            style = f"c{index % COLORS}" + (" ours" if index == len(table.rows) - 1 else "")
+            style = f"c{index % COLORS}" + (" thick" if spec.thick else "")
             drawn.line([(value, summary.mean) for value, summary in rows[row].items()], style, spec.label)
             bounds = [(value, *summary.interval) for value, summary in rows[row].items() if summary.interval]
             if bounds and len(bounds) == len(rows[row]):

@@ -83,6 +83,7 @@ class Row(_Strict):
         seeds: Seeds, where they are not the table's.
         reported: By column, a published figure and how far it was checked.
         note: What a reader has to know.
+        thick: Whether the figure sets its lines off.
     """
 
     label: str
@@ -91,6 +92,7 @@ class Row(_Strict):
     seeds: list[int] | None = None
     reported: dict[str, tuple[float, Standing]] = {}
     note: str | None = None
+    thick: bool = False
 
 
 class Panel(_Strict):
