@@ -78,11 +78,12 @@ def test_shifts_are_of_validation_and_test_only(trajectories_root):
     assert not torch.equal(kept, splits.shifted["slow"].validation.everything.timestamps[7].long())
 
 
-def test_time_as_a_channel_is_in_seconds(trajectories_root):
-    dataset = CharacterTrajectories(timestamps="channel", shifts={"slow": {"time_scale": 2}})
+@pytest.mark.parametrize(("timestamps", "unit"), [("channel", 200), ("index", 1)])
+def test_time_as_a_channel_is_in_seconds_or_samples(trajectories_root, timestamps, unit):
+    dataset = CharacterTrajectories(timestamps=timestamps, shifts={"slow": {"time_scale": 2}})
     splits = dataset.load(trajectories_root)
-    torch.testing.assert_close(splits.train.everything.x[5, :, 0], torch.arange(182.0) / 200)
-    torch.testing.assert_close(splits.shifted["slow"].test.everything.x[5, :, 0], torch.arange(182.0) / 100)
+    torch.testing.assert_close(splits.train.everything.x[5, :, 0], torch.arange(182.0) / unit)
+    torch.testing.assert_close(splits.shifted["slow"].test.everything.x[5, :, 0], 2 * torch.arange(182.0) / unit)
     assert splits.train.everything.timestamps is None
 
 

@@ -103,7 +103,8 @@ def test_trajectories_are_the_papers(filled):
     """Figures and protocol of the paper's second table."""
     table = read_table(CONFIGS / "table" / "trajectories.yaml")
     assert [row.label for row in table.rows.values()] == [
-        "LSTM", "GRU", "GRU-D", "ODE-RNN", "Neural CDE", "LMU", "HiPPO-LegS", "LegS memory, linear read-out",
+        *(f"{name}{unit}" for name in ("LSTM", "GRU", "GRU-D", "ODE-RNN", "Neural CDE", "LMU")
+          for unit in ("", ", time in seconds")), "HiPPO-LegS", "LegS memory, linear read-out",
     ]  # fmt: skip
     assert len(table.columns) == 7
     assert table.rows["legs"].reported["rate_up"] == (88.8, "third-hand")
@@ -112,16 +113,22 @@ def test_trajectories_are_the_papers(filled):
         config = cell.runs[0].config
         assert len(cell.runs) == (3 if cell.row in ("legs", "memory") else 2)
         assert config["trainer"]["max_epochs"] == 100
-        rate = {"neural_cde": 1e-3 * 100 / 32, "memory": 3e-2}.get(cell.row, 1e-3)  # the first as its authors have it
+        model = cell.row.removesuffix("_seconds")
+        rate = {"neural_cde": 1e-3 * 100 / 32, "memory": 3e-2}.get(model, 1e-3)  # the first as its authors have it
         assert config["optimizer"] == {"_target_": "torch.optim.Adam", "lr": rate}
         assert config["dataset"]["batch_size"] == 100
-        assert config["model"]["hidden_size"] == {"neural_cde": 32, "memory": 16}.get(cell.row, 256)
+        assert config["model"]["hidden_size"] == {"neural_cde": 32, "memory": 16}.get(model, 256)
         shift = table.columns[cell.column].shift
         assert shift is None or config["dataset"]["shifts"][shift] is not None
         timed = cell.column.startswith(("time", "drop"))
-        knows_time = cell.row in ("gru_d", "ode_rnn", "neural_cde")
-        reads = {True: "separate" if knows_time or cell.row in ("legs", "memory") else "channel", False: None}[timed]
-        assert config["dataset"]["timestamps"] == ("separate" if knows_time else reads)
+        if model in ("gru_d", "ode_rnn", "neural_cde"):
+            assert config["dataset"]["timestamps"] == "separate"
+            assert config["model"]["unit"] == (200 if cell.row.endswith("seconds") else 1)
+        elif timed:
+            own = "separate" if model in ("legs", "memory") else "channel" if cell.row.endswith("seconds") else "index"
+            assert config["dataset"]["timestamps"] == own
+        else:
+            assert config["dataset"]["timestamps"] is None
 
 
 def test_a_cell_shows_what_its_column_and_reading_say(table):

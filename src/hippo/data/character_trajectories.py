@@ -49,8 +49,9 @@ class CharacterTrajectories(SequenceDataset):
         batch_size: Sequences a step.
         padding: "last_value" repeats the last value of every series up to the longest, 182 steps, as in the paper's
             code, and models read it as data; "none" keeps the true lengths.
-        timestamps: None, "separate" for models that know what time is, or "channel": the first channel, in seconds.
-            They are in units of 1/200 s, before `Sampling.time_scale`.
+        timestamps: None; "separate" for models that know what time is, in units of 1/200 s before
+            `Sampling.time_scale`; or as the first channel, "index" in the same units, as in the paper's code,
+            and "channel" in seconds.
         sampling: Settings of `Sampling`, for training and what is called validation and test.
         shifts: Settings of `Sampling` by name: validated on in every epoch, and tested on, beside the unshifted.
             Without timestamps a change of nothing but time_scale is none, and left out; so is null.
@@ -64,7 +65,7 @@ class CharacterTrajectories(SequenceDataset):
     """
 
     padding: Literal["last_value", "none"] = "last_value"
-    timestamps: Literal["separate", "channel"] | None = None
+    timestamps: Literal["separate", "channel", "index"] | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
     shifts: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)
     sweep: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -139,8 +140,9 @@ class CharacterTrajectories(SequenceDataset):
 
     def _take(self, x: Tensor, lengths: Tensor, y: Tensor, sampling: Sampling, seed: int) -> Sequences:
         x, timestamps, lengths = sample(x, lengths, sampling, seed)
-        if self.timestamps == "channel":
-            x = torch.cat([(timestamps / RATE).to(x).unsqueeze(-1), x], dim=-1)
+        if self.timestamps in ("channel", "index"):
+            clock = timestamps / RATE if self.timestamps == "channel" else timestamps
+            x = torch.cat([clock.to(x).unsqueeze(-1), x], dim=-1)
         return Sequences(
             Batch(
                 x,

@@ -1,6 +1,5 @@
 """The picture of a table: accuracy against shift."""
 
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +17,6 @@ def draw_shifts(table: Table, cells: list[Cell], found: Mapping[tuple[str, str],
     fewer, each is a dot.
     """
     runs = {(cell.row, cell.column): cell.runs for cell in cells}
-    colors = dict(zip(table.rows, itertools.cycle(f"C{k}" for k in (0, 1, 2, 3, 4, 5, 6, 9, 8, 7)), strict=False))
     figure = Figure(figsize=(4.2 * len(table.figure), 4.2), layout="constrained")
     axes = figure.subplots(1, len(table.figure), sharey=True, squeeze=False)[0]
     drawn = {}
@@ -32,21 +30,22 @@ def draw_shifts(table: Table, cells: list[Cell], found: Mapping[tuple[str, str],
                     scores.setdefault(value, []).append(score)
             if not scores:
                 continue
-            values = sorted(scores)
+            values, color = sorted(scores), f"C{table.color(name)}"
             summaries = [summarize(scores[value]) for value in values]
             (drawn[row.label],) = ax.plot(
                 values,
                 [s.mean for s in summaries],
-                color=colors[name],
+                color=color,
+                ls="--" if row.variant_of else "-",
                 lw=2.6 if row.thick else 1.4,
                 zorder=3 if row.thick else 2,
             )
             bands = [s.interval for s in summaries if s.interval]
             if len(bands) == len(summaries):
-                ax.fill_between(values, *zip(*bands, strict=True), color=colors[name], alpha=0.2, lw=0)
+                ax.fill_between(values, *zip(*bands, strict=True), color=color, alpha=0.2, lw=0)
             else:
                 for value, summary in zip(values, summaries, strict=True):
-                    ax.plot([value] * len(summary.values), summary.values, ".", color=colors[name], ms=3)
+                    ax.plot([value] * len(summary.values), summary.values, ".", color=color, ms=3)
         ax.axvline(panel.trained, color="0.6", lw=0.8, ls=":", zorder=1)
         if panel.sweep != "drop" and values:
             ax.set_xscale("log")

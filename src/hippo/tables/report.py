@@ -159,8 +159,8 @@ def against_shift(panel: Panel, table: Table, shown: Mapping[tuple[str, str], Sh
     drawn = chart(panel.title, panel.axis, "test accuracy, %", x, (0, 100), logx=log, at=marked, size=(360, 260))
     if drawn:
         drawn.rule = panel.trained
-        for index, (row, spec) in enumerate(table.rows.items()):
-            style = f"c{index % COLORS}" + (" thick" if spec.thick else "")
+        for row, spec in table.rows.items():
+            style = f"c{table.color(row) % COLORS}" + " dashed" * bool(spec.variant_of) + " thick" * spec.thick
             drawn.line([(value, summary.mean) for value, summary in rows[row].items()], style, spec.label)
             bounds = [(value, *summary.interval) for value, summary in rows[row].items() if summary.interval]
             if bounds and len(bounds) == len(rows[row]):

@@ -83,6 +83,7 @@ class Row(_Strict):
         seeds: Seeds, where they are not the table's.
         reported: By column, a published figure and how far it was checked.
         note: What a reader has to know.
+        variant_of: A row by its name, in whose color the figure draws this one, dashed.
         thick: Whether the figure sets its lines off.
     """
 
@@ -92,6 +93,7 @@ class Row(_Strict):
     seeds: list[int] | None = None
     reported: dict[str, tuple[float, Standing]] = {}
     note: str | None = None
+    variant_of: str | None = None
     thick: bool = False
 
 
@@ -151,7 +153,15 @@ class Table(_Strict):
         for where, column in [*named, *(("figure", panel.column) for panel in self.figure)]:
             if column not in self.columns:
                 raise ValueError(f"{where}: there is no column {column}")
+        for name, row in self.rows.items():
+            if row.variant_of is not None and (row.variant_of not in self.rows or self.rows[row.variant_of].variant_of):
+                raise ValueError(f"rows.{name}.variant_of: there is no row {row.variant_of}, or it is a variant itself")
         return self
+
+    def color(self, name: str) -> int:
+        """Return the number of a row's color."""
+        own = [other for other, row in self.rows.items() if row.variant_of is None]
+        return own.index(self.rows[name].variant_of or name)
 
 
 def read_table(path: Path) -> Table:
