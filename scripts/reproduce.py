@@ -16,10 +16,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hippo.tables.collect import by_name, collect, read_all
+from hippo.tables.collect import by_name, collect, read_all, unfit
 from hippo.tables.render import write_table
 from hippo.tables.report import write_report
 from hippo.tables.table import Cell, cells, every_table, read_table
+from hippo.training import records
 from hippo.training.errors import explain
 from hippo.training.sweeps import Run, SweepFailed, share_out, side_by_side, through
 
@@ -51,6 +52,26 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def state(run: Run, found: dict[tuple[str, str], Any]) -> tuple[str, str]:
+    """Return "done", "running", "cut", "missing" or "unfit", and of what is unfit for a table the reason."""
+    if (run.name, run.id) in found:
+        return "done", ""
+    if run.state != "done":
+        return run.state, ""
+    path = run.folder / "record.json"
+    try:
+        reason = unfit(records.read(path))
+    except records.RecordError as error:
+        return "unfit", str(error)
+    return ("unfit", f"{path}: {reason}. Delete its folder to have it run again") if reason else ("done", "")
+
+
+def positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"at least 1, not {text}")
+    return number
+
+
 def show_plan(title: str, runs: list[Run], states: dict[Run, str], found: dict, jobs: int) -> None:
     """Print every run with its state and what it should take, and the sum."""
     print(title)
@@ -75,7 +96,9 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what is done and what the rest takes; run nothing")
     parser.add_argument("--render", action="store_true", help="write the table from the records there are; run nothing")
     parser.add_argument("--launcher", default="local", help="one of configs/hydra/launcher, or of Hydra's (local)")
-    parser.add_argument("--jobs", type=int, help="runs at a time on this machine (one on each GPU, or on each core)")
+    parser.add_argument(
+        "--jobs", type=positive, help="runs at a time on this machine (one on each GPU, or on each core)"
+    )
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs", help="folder of the runs (outputs)")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of records and tables (results)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="these rows only")
@@ -106,8 +129,11 @@ def main() -> None:
         found = by_name(read_all(results)) if args.dry_run else render()
         runs = needed([cell for cell in tables[name][1] if not args.rows or cell.row in args.rows])
         runs = [run.at(outputs) for run in runs if not args.seeds or run.config["seed"] in args.seeds]
-        states = {run: "done" if (run.name, run.id) in found else run.state for run in runs}
-        todo = [run for run in runs if states[run] != "done"]
+        if not runs:
+            parser.error(f"no run has a seed of {', '.join(map(str, args.seeds or []))}")
+        judged = {run: state(run, found) for run in runs}
+        states = {run: name for run, (name, _) in judged.items()}
+        todo = [run for run in runs if states[run] not in ("done", "unfit")]
         show_plan(table.title, runs, states, found, len(share_out(args.jobs, len(todo))))
         if not args.dry_run:
             if args.render or not todo:
@@ -119,8 +145,13 @@ def main() -> None:
                 failures = through(args.launcher, todo, ROOT / "configs", options)
                 render()
             print("\n".join(str(path) for path in sorted(wrote)))
+            if not args.render:
+                failures |= {run: reason for run, (name, reason) in judged.items() if name == "unfit"}
             if failures:
-                raise SweepFailed({run.command: reason for run, reason in failures.items()}, len(todo))
+                raise SweepFailed(
+                    {run.command: reason for run, reason in failures.items()},
+                    len(todo) + sum(name == "unfit" for name in states.values()),
+                )
     except SweepFailed as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

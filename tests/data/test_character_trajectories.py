@@ -1,7 +1,10 @@
 """Character Trajectories: the real files, the protocol, and what files in the wild look like."""
 
+import errno
 import http.client
+import io
 import shutil
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from sklearn.model_selection import train_test_split
 
 from hippo.data import CharacterTrajectories, DataError, character_trajectories
 from hippo.data.ts import read_ts
+from hippo.training.errors import explain
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +112,21 @@ def test_without_a_clock_a_change_of_time_is_no_shift(trajectories_root):
         ({"shifts": {"slow": {"drop": 2}}}, "shifts.slow: drop is a fraction"),
         ({"sweep": {"speed": [1]}}, "sweep.speed: there is no such sweep; valid are rate, time_scale, drop"),
         ({"sweep": {"rate": [0]}}, "sweep.rate: rate must be above 0"),
+        ({"shifts": {"": {"rate": 0.5}}}, "shifts: each needs a name"),
     ],
 )
 def test_settings_are_checked_before_anything_is_read(settings, message):
     with pytest.raises(ValueError, match=message):
         CharacterTrajectories(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"rate": 1e-9}, "rate=1e-09 leaves a single sample of 182"), ({"time_scale": 1e39}, "a smaller time_scale")],
+)
+def test_what_comes_of_settings_beyond_all_measure_is_said(trajectories_root, settings, message):
+    with pytest.raises((DataError, ValueError), match=message):
+        CharacterTrajectories(sampling=settings, timestamps="separate").load(trajectories_root)
 
 
 @pytest.fixture
@@ -168,6 +182,20 @@ def test_damaged_files_are_named(copy, damage, message):
         character_trajectories.read(copy.parent)
 
 
+def test_what_only_looks_like_the_release_of_2018_is_refused(copy, real):
+    rng = np.random.default_rng(0)
+    series = iter(real[0])
+    for name in character_trajectories.FILES:
+        head, mark, body = (copy / name).read_text().partition("@data\n")
+        lines = []
+        for line in body.splitlines():
+            noise = rng.normal(size=next(series).shape).round(2).T
+            lines.append(":".join([*(",".join(map(str, channel)) for channel in noise), line.rpartition(":")[2]]))
+        (copy / name).write_text(head + mark + "\n".join(lines))
+    with pytest.raises(DataError, match="neither the release of 2023 nor that of 2018"):
+        character_trajectories.read(copy.parent)
+
+
 def test_ts_files_that_are_not_there_or_not_text(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_ts(tmp_path / "none.ts")
@@ -177,9 +205,6 @@ def test_ts_files_that_are_not_there_or_not_text(tmp_path):
 
 
 def archive(copy: Path) -> bytes:
-    import io
-    import zipfile
-
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name in character_trajectories.FILES:
@@ -210,6 +235,43 @@ def test_what_is_missing_comes_from_the_first_source_that_has_it(copy, monkeypat
     assert character_trajectories.read(copy.parent)[1] == real[1]
     assert len(asked) == 1 + working
     assert not [path for path in copy.iterdir() if path.suffix not in (".ts", "") or path.name.startswith(".Char")]
+
+
+@pytest.mark.parametrize("first", [b"<html>no such file</html>", b"@data\n1,2"])
+def test_a_source_that_gives_something_else_is_passed_over(copy, monkeypatch, real, first):
+    contents = {name: (copy / name).read_bytes() for name in character_trajectories.FILES}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name in contents:
+            file.writestr(name, first)
+    zipped = buffer.getvalue()
+    monkeypatch.setattr(
+        character_trajectories, "_get", lambda url: zipped if "zip" in url else contents[url.rpartition("/")[2]]
+    )
+    for name in contents:
+        (copy / name).unlink()
+    assert character_trajectories.read(copy.parent)[1] == real[1]
+
+
+def test_a_full_disk_is_not_taken_for_a_bad_source(tmp_path, monkeypatch, copy):
+    def write(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    contents = {name: (copy / name).read_bytes() for name in character_trajectories.FILES}
+    monkeypatch.setattr(character_trajectories, "_contents", lambda source, names: contents)
+    monkeypatch.setattr(Path, "write_bytes", write)
+    (tmp_path / "root").mkdir()
+    with pytest.raises(OSError, match="No space left") as error:
+        CharacterTrajectories().load(tmp_path / "root")
+    assert "the disk is full" in explain(error.value)
+
+
+def test_a_root_that_was_there_before_a_failed_download_is_left_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(character_trajectories, "_contents", lambda source, names: {}["nothing"])
+    with pytest.raises(DataError):
+        CharacterTrajectories().load(tmp_path)
+    assert tmp_path.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_source_at_all_is_one_error_with_what_to_do(tmp_path, monkeypatch):

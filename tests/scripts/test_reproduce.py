@@ -1,5 +1,6 @@
 """Reproducing a table, from nothing to the page: real runs, of a small table on the digits."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -56,6 +57,20 @@ def test_a_table_from_nothing_to_the_page(checkout, reproduce):
     assert "missing" not in page
     assert "3 of 3 runs are done" in reproduce("small.yaml", "--dry-run").stdout
 
+    # Records that cannot stand in a table are neither taken for done nor written over.
+    shutil.rmtree(checkout / "results" / "records")
+    dirty, cut, _ = sorted((checkout / "outputs").rglob("record.json"))
+    dirty.write_text(dirty.read_text().replace('"dirty": false', '"dirty": true'))
+    cut.write_text(cut.read_text()[:1000])
+    planned = reproduce("small.yaml", "--dry-run")
+    assert planned.stdout.count("  unfit") == 2
+    assert "1 of 3 runs are done" in planned.stdout
+    third = reproduce("small.yaml")
+    assert third.returncode != 0
+    for words in (f"{dirty}: it was not made by train.py from committed code. Delete", f"{cut} is not a record"):
+        assert words in third.stderr
+    assert len(list((checkout / "results" / "records").rglob("*.json"))) == 1
+
 
 def test_what_is_asked_for_wrongly_is_one_sentence(checkout, reproduce):
     (checkout / "configs" / "table" / "two_networks.yaml").write_text(yaml.safe_dump(TABLE))
@@ -63,5 +78,7 @@ def test_what_is_asked_for_wrongly_is_one_sentence(checkout, reproduce):
     assert done.stderr.strip() == "error: there is no table two_network; did you mean two_networks?"
     done = reproduce("small.yaml", "--dry-run", "--rows", "lstm")
     assert "there is no row lstm; choose from gru, ode_rnn" in done.stderr
+    assert "argument --jobs: at least 1, not -1" in reproduce("small.yaml", "--jobs", "-1").stderr
+    assert "no run has a seed of 7" in reproduce("small.yaml", "--dry-run", "--seeds", "7").stderr
     done = reproduce("small.yaml", "--dry-run", "hydra.launcher.jobs=1")
     assert "hydra.launcher.jobs=1: overrides are for another launcher" in done.stderr

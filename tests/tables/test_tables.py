@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from hippo.tables.collect import collect, read_all
 from hippo.tables.render import as_csv, entries, latex, legend, markdown, quantities, write_table
@@ -129,6 +130,22 @@ def test_trajectories_are_the_papers(filled):
             assert config["dataset"]["timestamps"] == own
         else:
             assert config["dataset"]["timestamps"] is None
+
+
+def test_a_shift_that_the_runs_of_a_column_do_not_have_is_named():
+    column = {"label": "slow", "overrides": ["experiment=trajectories"], "shift": "half_rat"}
+    spec = SPEC | {"columns": {"slow": column}, "rows": {"gru": {"label": "GRU", "overrides": ["model=gru"]}}}
+    with pytest.raises(ConfigError, match="no shift half_rat; did you mean half_rate"):
+        list(cells(Table.model_validate(spec), CONFIGS))
+
+
+def test_a_variant_has_the_color_of_its_row_and_a_row_to_be_one_of():
+    rows = {"a": {"label": "A"}, "b": {"label": "B"}, "c": {"label": "C", "variant_of": "a"}, "d": {"label": "D"}}
+    table = Table.model_validate(SPEC | {"rows": rows})
+    assert [table.color(row) for row in rows] == [0, 1, 0, 2]
+    for unknown in ("e", "c"):
+        with pytest.raises(ValidationError, match=f"there is no row {unknown}, or it is a variant"):
+            Table.model_validate(SPEC | {"rows": rows | {"d": {"label": "D", "variant_of": unknown}}})
 
 
 def test_a_cell_shows_what_its_column_and_reading_say(table):

@@ -112,6 +112,20 @@ def test_a_mistake_is_one_sentence_that_names_the_nearest_right_thing(compose, o
         assert word in sentence
 
 
+def test_what_may_be_added_is_said_to_need_a_plus(compose):
+    sentence = explanation(compose, "dataset=character_trajectories", "dataset.sweep={rate: [1, 2]}")
+    assert "add it with a plus: +dataset.sweep.rate=…" in sentence
+    values = check(compose("dataset=character_trajectories", "+dataset.sweep.rate=[1, 2]"))
+    assert values["dataset"]["sweep"] == {"rate": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("out"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory_is_said_with_what_to_do(error):
+    assert "Make batches, sequences or hidden_size smaller" in explain(error)
+
+
 def test_arguments_that_no_file_lists_may_be_added(compose):
     values = check(compose("+optimizer.betas=[0.8,0.9]", "+trainer.limit_train_batches=3"))
     assert values["optimizer"]["betas"] == [0.8, 0.9]

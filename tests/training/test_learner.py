@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hippo.models import GRU, ExpRNN
+from hippo.data import CharacterTrajectories
+from hippo.models import GRU, GRUD, ExpRNN
 from hippo.training.config import ConfigError
 from hippo.training.errors import explain
 from hippo.training.learner import SequenceLearner
-from hippo.training.run import run
+from hippo.training.run import misfit, run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GAPS = ("gru_d", "gru_dt", "ode_rnn")
@@ -54,6 +55,19 @@ def test_a_model_of_gaps_is_refused_data_without_timestamps(tiny, model):
         run(tiny(f"model={model}"))
     assert "needs timestamps, and the dataset has none" in explain(error.value)
     assert "dataset.timestamps=true" in explain(error.value)
+
+
+def test_what_a_model_is_asked_to_read_is_named_in_the_words_of_the_dataset(trajectories_root):
+    """`misfit` on the real trajectories: a model of gaps without timestamps, and a clock that nobody reads."""
+    shifts = {"slow": {"time_scale": 0.5}}
+    plain, timed = (CharacterTrajectories(timestamps=kind, shifts=shifts) for kind in (None, "separate"))
+    with pytest.raises(ConfigError, match=r"Add dataset\.timestamps=separate"):
+        misfit(GRUD(3, 4), plain, plain.load(trajectories_root))
+    splits = timed.load(trajectories_root)
+    with pytest.raises(ConfigError, match=r"GRU reads no timestamps.*dataset\.timestamps=index"):
+        misfit(GRU(3, 4), timed, splits)
+    misfit(GRUD(3, 4), timed, splits)
+    misfit(GRU(3, 4), timed, splits._replace(shifted={}))
 
 
 def test_a_length_given_once_reaches_the_models_that_have_one(compose):

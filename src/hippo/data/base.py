@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class Sequences(Dataset[Batch]):
         everything: The split as one batch.
 
     Raises:
-        DataError: If the split is empty or holds values that are not finite.
+        DataError: If the split is empty, or holds values or timestamps that are not finite.
     """
 
     def __init__(self, everything: Batch) -> None:
@@ -61,6 +61,8 @@ class Sequences(Dataset[Batch]):
         if not torch.isfinite(everything.x).all():
             bad = int((~torch.isfinite(everything.x)).flatten(1).any(1).sum())
             raise DataError(f"{bad} of {len(everything.x)} sequences hold NaN or infinite values; mask those steps")
+        if everything.timestamps is not None and not torch.isfinite(everything.timestamps).all():
+            raise DataError("timestamps hold NaN or infinite values; choose a smaller time_scale, or mend them")
         self.everything = everything
 
     def __len__(self) -> int:
@@ -116,8 +118,12 @@ class SequenceDataset(ABC):
 
     Args:
         batch_size: Sequences a step, over all devices together.
+
+    Attributes:
+        with_timestamps: What the setting `timestamps` has to be for models that know what time is.
     """
 
+    with_timestamps: ClassVar[str] = "true"
     batch_size: int = 100
 
     @abstractmethod

@@ -1,17 +1,19 @@
 """Character Trajectories: letters written on a tablet (B. H. Williams, UCI; UEA archive of multivariate series)."""
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import io
 import os
+import tempfile
 import urllib.request
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,7 +24,6 @@ from torch import Tensor
 from hippo.data.base import Batch, DataError, SequenceDataset, Sequences, Shifted, Splits, Swept
 from hippo.data.sampling import Sampling, sample
 from hippo.data.ts import read_ts
-from hippo.files import write_atomically
 
 RATE = 200  # samples a second
 LETTERS = "abcdeghlmnopqrsuvwyz"  # of the labels 1 … 20: those written in one stroke
@@ -34,6 +35,7 @@ SOURCES = (
 # sha256 of the values of both files in their order as float64, and of their labels: text that differs in its comments,
 # or in how it writes a number, gives the same. The release of 2018 was rounded to six decimals.
 VALUES = "53adcf152b3e13030b6a3bf4a151b0bd15e93abc62e0c99b05b1f4a4ee2fe4c3"
+POWER = (351594.8, 347593.9, 375724.8)  # sums of squares of the channels, which in the release of 2018 are nearly so
 LABELS = "8b1c2371b284cb0f95b69137203e3ae1649522880c13407da85af7c168614097"
 
 
@@ -64,6 +66,7 @@ class CharacterTrajectories(SequenceDataset):
         ValueError: If a setting is unknown, or beyond its range.
     """
 
+    with_timestamps: ClassVar[str] = "separate"
     padding: Literal["last_value", "none"] = "last_value"
     timestamps: Literal["separate", "channel", "index"] | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -78,6 +81,8 @@ class CharacterTrajectories(SequenceDataset):
 
     def samplings(self) -> dict[str, Sampling]:
         """Return how series are sampled in training, by the name "", and under each shift, by its name."""
+        if "" in self.shifts:
+            raise ValueError("shifts: each needs a name")
         given = {"": self.sampling} | dict(self.shifts)
         found = {
             name: Sampling.of(settings, f"shifts.{name}" if name else "sampling")
@@ -174,7 +179,7 @@ def read(root: Path) -> tuple[list[np.ndarray], list[str]]:
         raise DataError(f"{folder} does not hold Character Trajectories: {len(labels)} labels, not these. {wrong}")
     shapes = {one.shape[1] for one in series}, min(map(len, series)), max(map(len, series))
     values = hashlib.sha256(b"".join(np.ascontiguousarray(one).tobytes() for one in series)).hexdigest()
-    if values != VALUES and (shapes != ({3}, 60, 182) or not _rounded(series)):
+    if values != VALUES and (shapes != ({3}, 60, 182) or not _rounded(series) or not _as_strong(series)):
         raise DataError(f"{folder} holds values that are neither the release of 2023 nor that of 2018. {wrong}")
     return series, labels
 
@@ -184,9 +189,15 @@ def _rounded(series: list[np.ndarray]) -> bool:
     return all(np.array_equal(one, one.round(6)) for one in series)
 
 
+def _as_strong(series: list[np.ndarray]) -> bool:
+    """Whether the power of each channel is what rounding, and leaving out small values, hardly changes."""
+    return np.allclose(sum((one**2).sum(0) for one in series), POWER, rtol=1e-3, atol=0)
+
+
 def fetch(folder: Path, missing: list[str]) -> None:
     """Download what is missing from the first source that has it. Raises DataError if none does."""
     reasons = []
+    new = [path for path in (folder, folder.parent) if not path.exists()]
     for source in SOURCES:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -194,27 +205,35 @@ def fetch(folder: Path, missing: list[str]) -> None:
                 missing = [name for name in missing if not (folder / name).exists()]
                 if not missing:  # another process has fetched them
                     return
-                if source.endswith(".zip"):
-                    with zipfile.ZipFile(io.BytesIO(_get(source))) as archive:
-                        found = {name: archive.read(name) for name in missing}
-                else:
-                    found = {name: _get(source.format(file=name)) for name in missing}
-                for name, content in found.items():
-                    write_atomically(folder / name, content)
+                with tempfile.TemporaryDirectory(dir=folder) as draft:
+                    for name, content in _contents(source, missing).items():
+                        (Path(draft) / name).write_bytes(content)
+                        read_ts(Path(draft) / name)  # and not, say, a page that says that there is no such file
+                    for name in missing:
+                        os.replace(Path(draft) / name, folder / name)
             return
-        except (OSError, KeyError, zipfile.BadZipFile, zlib.error, http.client.HTTPException) as error:
-            reasons.append(f"{source}: {error}")
+        except (OSError, KeyError, DataError, zipfile.BadZipFile, zlib.error, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            reasons.append(f"{source.partition('{')[0]}: {error}")
     with contextlib.suppress(OSError):
         (folder / ".lock").unlink()
-    for empty in (folder, folder.parent):
+    for path in new:
         with contextlib.suppress(OSError):  # it holds something
-            empty.rmdir()
+            path.rmdir()
     raise DataError(
         f"Character Trajectories is not complete, and could not be downloaded ({'; '.join(reasons)}).\n"
         f"Missing in {os.fspath(folder)}: {', '.join(missing)}.\n"
         "Put these files there, or name the folder that holds CharacterTrajectories with paths.data=FOLDER or the "
         "environment variable HIPPO_DATA."
     )
+
+
+def _contents(source: str, names: list[str]) -> dict[str, bytes]:
+    if not source.endswith(".zip"):
+        return {name: _get(source.format(file=name)) for name in names}
+    with zipfile.ZipFile(io.BytesIO(_get(source))) as archive:
+        return {name: archive.read(name) for name in names}
 
 
 def _get(url: str) -> bytes:

@@ -74,9 +74,14 @@ def sample(x: Tensor, lengths: Tensor, sampling: Sampling, seed: int) -> Sampled
 
     Returns:
         As many steps as the longest series has left.
+
+    Raises:
+        ValueError: If the rate leaves no series more than one sample.
     """
     # Rounding must not take away the sample at the very end: 3 * (1 / 3) may be less than 1.
     lengths = ((lengths - 1) * sampling.rate + 1e-9).long() + 1
+    if lengths.max() == 1 < x.shape[1]:
+        raise ValueError(f"rate={sampling.rate:g} leaves a single sample of {x.shape[1]}; choose a greater one")
     at = torch.arange(int(lengths.max()), dtype=torch.float64) / sampling.rate
     before = at.add(1e-9).long().clamp(max=x.shape[1] - 1)
     after = (before + 1).clamp(max=x.shape[1] - 1)

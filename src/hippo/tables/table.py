@@ -208,6 +208,10 @@ def cells(table: Table, configs: Path) -> Iterator[Cell]:
                     yield Cell(row_name, column_name, [])
                     continue
                 overrides = (*column.overrides, *row.overrides, *(row.timed if column.timed else []))
+                shifts = first(overrides).config["dataset"].get("shifts")
+                if column.shift and shifts is not None and column.shift not in shifts:
+                    known = did_you_mean(column.shift, shifts) or f"; choose from {', '.join(shifts)}"
+                    raise ConfigError(f"columns.{column_name}.shift: its runs have no shift {column.shift}{known}")
                 seeds = table.seeds if row.seeds is None else row.seeds
                 yield Cell(row_name, column_name, [first(overrides).with_seed(seed) for seed in seeds])
 

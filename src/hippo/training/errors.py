@@ -2,6 +2,7 @@
 
 import errno
 
+import torch
 import wandb
 from hydra.errors import (
     ConfigCompositionException,
@@ -41,11 +42,16 @@ def explain(error: Exception) -> str | None:
         hint = did_you_mean(str(cause.key), map(str, siblings))
         if not hint and siblings:
             hint = f"; valid here: {', '.join(map(str, siblings))}"
+        if not hint:
+            hint = f"; nothing is listed here yet, so add it with a plus: +{cause.full_key}=…"
         return f"{cause.full_key}: there is no such key{hint}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return (
             f"the disk is full ({error.filename or 'while writing'}). Free some space and type the same command again"
         )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        said = " ".join(str(error).split())
+        return f"the memory does not suffice ({said}). Make batches, sequences or hidden_size smaller"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OverrideParseException):

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from hippo.data import Sequences, Splits
+from hippo.data import SequenceDataset, Sequences, Splits
 from hippo.data.base import move
 from hippo.files import write_atomically
 from hippo.models import SequenceModel
@@ -69,13 +69,18 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         raise ConfigError(f"another process is at work on this run, in {folder}") from None
 
 
-def misfit(model: SequenceModel, data: Sequences) -> None:
+def misfit(model: SequenceModel, data: SequenceDataset, splits: Splits) -> None:
     """Raise ConfigError if the model needs what the data do not have, or cannot take what they have."""
-    name, batch = type(model).__name__, data.everything
+    name, batch = type(model).__name__, splits.train.everything
     if model.needs_timestamps and batch.timestamps is None:
         raise ConfigError(
-            f"model: {name} needs timestamps, and the dataset has none. Add dataset.timestamps=true (k at step k), "
+            f"model: {name} needs timestamps, and the dataset has none. Add dataset.timestamps={data.with_timestamps}, "
             "or choose a model that reads none, such as model=gru, or one that can do without, such as model=legs"
+        )
+    if not model.uses_timestamps and batch.timestamps is not None and (splits.shifted or splits.sweep):
+        raise ConfigError(
+            f"model: {name} reads no timestamps, so it would be tested on shifts of the clock that it cannot see. Give "
+            "it time as a channel, dataset.timestamps=index, or leave dataset.timestamps out"
         )
     if batch.mask is not None and batch.mask.dim() == 3 and not model.takes_channel_mask:
         raise ConfigError(
@@ -108,7 +113,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     pl.seed_everything(seed, verbose=False)
     with building("model"):
         model = instantiate(values["model"], input_size=example.shape[2])
-    misfit(model, data.splits.train)
+    misfit(model, data.dataset, data.splits)
     with building("optimizer"):
         optimizer = instantiate(values["optimizer"], _partial_=True)
         module = SequenceLearner(model, len(classes), optimizer, data.splits.shifted, numbers=targets.shape[-1])
@@ -267,7 +272,7 @@ def _evaluate(
     shifts, results = data.splits.shifted, {}
     read: dict[float, dict[str, Any]] = {}
     for reading in ("best", "last", *(f"best@{shift}" for shift in shifts)):
-        split = reading.replace("best", "validation")
+        split = reading.replace("best", "validation", 1)
         epoch = history.epochs[-1] if reading == "last" else best(history.epochs, key=lambda e: e[f"{split}/{score}"])
         if epoch["epoch"] not in read:
             path = folder / "checkpoints" / f"{reading}.ckpt"
