@@ -55,5 +55,5 @@ def draw_shifts(table: Table, cells: list[Cell], found: Mapping[tuple[str, str],
         ax.set(title=panel.title, xlabel=panel.axis, ylim=(0, 101))
         ax.grid(alpha=0.25)
     axes[0].set_ylabel("test accuracy, %")
-    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(drawn) or 1, frameon=False)
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=min(len(drawn), 7) or 1, frameon=False)
     figure.savefig(path, dpi=130)
