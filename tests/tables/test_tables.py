@@ -132,11 +132,22 @@ def test_trajectories_are_the_papers(filled):
             assert config["dataset"]["timestamps"] is None
 
 
-def test_a_shift_that_the_runs_of_a_column_do_not_have_is_named():
-    column = {"label": "slow", "overrides": ["experiment=trajectories"], "shift": "half_rat"}
-    spec = SPEC | {"columns": {"slow": column}, "rows": {"gru": {"label": "GRU", "overrides": ["model=gru"]}}}
-    with pytest.raises(ConfigError, match="no shift half_rat; did you mean half_rate"):
-        list(cells(Table.model_validate(spec), CONFIGS))
+@pytest.mark.parametrize(
+    ("override", "shift", "sweep", "message"),
+    [
+        ("experiment=trajectories", "half_rat", "rate", r"columns\.slow\.shift: .* half_rat; did you mean half_rate\?"),
+        ("experiment=trajectories", "other", "rate", r"no other; choose from half_rate, double_time, half_time$"),
+        ("dataset=character_trajectories", "other", "rate", r"no other; they have none$"),
+        ("experiment=trajectories", "half_rate", "rates", r"figure\.0\.sweep: .* no rates; did you mean rate\?"),
+    ],
+)
+def test_a_shift_or_a_sweep_that_the_runs_of_a_column_do_not_have_is_named(override, shift, sweep, message):
+    column = {"label": "slow", "overrides": [override], "shift": shift}
+    panel = {"title": "", "axis": "", "column": "slow", "sweep": sweep, "trained": 1}
+    rows = {"gru": {"label": "GRU", "overrides": ["model=gru"]}}
+    table = Table.model_validate(SPEC | {"columns": {"slow": column}, "rows": rows, "figure": [panel]})
+    with pytest.raises(ConfigError, match=message):
+        list(cells(table, CONFIGS))
 
 
 def test_a_variant_has_the_color_of_its_row_and_a_row_to_be_one_of():

@@ -1,7 +1,7 @@
 """What a table is: rows and columns that name runs, and what others have reported for each cell."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -208,12 +208,22 @@ def cells(table: Table, configs: Path) -> Iterator[Cell]:
                     yield Cell(row_name, column_name, [])
                     continue
                 overrides = (*column.overrides, *row.overrides, *(row.timed if column.timed else []))
-                shifts = first(overrides).config["dataset"].get("shifts")
-                if column.shift and shifts is not None and column.shift not in shifts:
-                    known = did_you_mean(column.shift, shifts) or f"; choose from {', '.join(shifts)}"
-                    raise ConfigError(f"columns.{column_name}.shift: its runs have no shift {column.shift}{known}")
+                dataset = first(overrides).config["dataset"]
+                if column.shift:
+                    _among(dataset.get("shifts"), column.shift, f"columns.{column_name}.shift")
+                for number, panel in enumerate(table.figure):
+                    if panel.column == column_name:
+                        _among(dataset.get("sweep"), panel.sweep, f"figure.{number}.sweep")
                 seeds = table.seeds if row.seeds is None else row.seeds
                 yield Cell(row_name, column_name, [first(overrides).with_seed(seed) for seed in seeds])
+
+
+def _among(choices: Collection[str] | None, name: str, where: str) -> None:
+    """Raise ConfigError if the runs of a column lack the shift or the sweep that its table names."""
+    if choices is None or name in choices:  # None: a dataset of another kind, whose records tell
+        return
+    known = did_you_mean(name, choices) or (f"; choose from {', '.join(choices)}" if choices else "; they have none")
+    raise ConfigError(f"{where}: its runs have no {name}{known}")
 
 
 def every_table(configs: Path) -> dict[str, tuple[Table, list[Cell]]]:
