@@ -124,3 +124,29 @@ def test_approximation_is_bounded_by_the_best_polynomial(script, tmp_path):
     assert errors["L"]["euler"]["100"] is None  # unstable: beyond what float64 has
     assert errors["L"]["bilinear, float64"]["300"] < errors["L"]["backward_euler"]["300"] < 1
     assert (tmp_path / "figures" / "approximation.png").stat().st_size > 10_000
+
+
+def test_gates_by_time_replace_as_much_at_every_rate(script, trajectories_root, tmp_path):
+    small = ("model.hidden_size=16", "trainer.max_epochs=4", "optimizer.lr=0.01", "trainer=cpu", "threads=1")
+    where = (f"paths.data={trajectories_root}", f"paths.outputs={tmp_path / 'outputs'}", "logger=none")
+    train = [sys.executable, "train.py", "experiment=trajectories", "model=legs", *small, *where]
+    subprocess.run(train, cwd=ROOT, check=True, capture_output=True)
+    (record,) = (tmp_path / "outputs").glob("*/*/record.json")
+    said = script("gates", record.parent, "--rates", 0.5, 1, 2, "--out", tmp_path)
+    accuracy = json.loads((tmp_path / "benchmarks" / "gates.json").read_text())["accuracy"]
+    (by_sample,), (by_time,) = accuracy["by sample"], accuracy["by time"]
+    assert by_time[1] == by_sample[1]
+    assert by_time != by_sample
+    best = json.loads(record.read_text())["metrics"]["best"]
+    tested = (best["shifted"]["half_rate"]["test"], best["test"])
+    assert by_sample[:2] == pytest.approx([100 * test["accuracy"] for test in tested], abs=100 / 429)
+    assert len(said.splitlines()) == 3
+    assert (tmp_path / "figures" / "gates.png").stat().st_size > 5_000
+
+    z = torch.linspace(-20, 20, 41, dtype=torch.float64)
+    by_time = runpy.run_path(str(ROOT / "scripts" / "gates.py"))["by_time"]
+    torch.testing.assert_close(1 - (1 - by_time(2.0)(z)) ** 2, torch.sigmoid(z))  # two at twice the rate: as one
+    torch.testing.assert_close(by_time(0.5)(z), 1 - (1 - torch.sigmoid(z)) ** 2)
+
+    with pytest.raises(SystemExit):
+        script("gates", tmp_path / "nowhere")

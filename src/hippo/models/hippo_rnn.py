@@ -1,6 +1,6 @@
 """The gated network around a HiPPO memory (Figure 2 of arXiv 2008.07669)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -75,9 +75,11 @@ class HiPPORNN(SequenceModel):
                 return self.step_by_step(x, timestamps)
             return gated(inputs, read, bias, written_x, write_h[0], operators)
 
-    def step_by_step(self, x: Tensor, timestamps: Tensor | None) -> list[Tensor]:
+    def step_by_step(
+        self, x: Tensor, timestamps: Tensor | None, gate: Callable[[Tensor], Tensor] = torch.sigmoid
+    ) -> list[Tensor]:
         """Return the hidden states (B, D) after each step as the equations have it: for samples that each have times of
-        their own, and the reference for `hippo.kernels.gated`."""
+        their own, for gates g of another kind, and as the reference for `hippo.kernels.gated`."""
         read = torch.cat([self.gate.weight, self.candidate.weight])
         read_x, read_c = read.split([self.input_size, self.memory.order], dim=1)
         write_x, write_h = self.write.weight.split([self.input_size, self.hidden_size], dim=1)
@@ -93,6 +95,6 @@ class HiPPORNN(SequenceModel):
         for u_x, z_x, transition in zip(written_x, from_x, transitions, strict=True):
             c = transition(c, torch.addmv(u_x, h, write_h[0]))
             g, candidate = torch.addmm(z_x, c, read_c.mT).chunk(2, dim=-1)
-            h = torch.lerp(h, torch.tanh(candidate), torch.sigmoid(g))
+            h = torch.lerp(h, torch.tanh(candidate), gate(g))
             hidden.append(h)
         return hidden

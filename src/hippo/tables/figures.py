@@ -13,7 +13,7 @@ from hippo.tables.table import Cell, Table, over_sweep
 def draw_shifts(table: Table, cells: list[Cell], found: Mapping[tuple[str, str], dict], path: Path) -> None:
     """Draw each model's accuracy over the sweeps of a table's figure into an image file.
 
-    Lines are means over seeds. Where there are three or more, a band is their 95 % interval (Student's t); where there are
+    Lines are means over seeds. Where there are three or more, a band is the mean's 95 % interval; where there are
     fewer, each is a dot.
     """
     runs = {(cell.row, cell.column): cell.runs for cell in cells}

@@ -104,8 +104,8 @@ def page(name: str, table: Table, by_reading: Mapping[str, Mapping[tuple[str, st
 def legend(table: Table) -> list[str]:
     """Return the lines that say what the cells show, and the table's notes."""
     return [
-        f"In each cell: {quantities(table)}, the mean over seeds; its 95 % interval (Student's t) where there are three",
-        "seeds or more; the number of seeds; beneath,",
+        f"In each cell: {quantities(table)}, the mean over seeds; its 95 % interval (Student's t) where there are",
+        "three seeds or more; the number of seeds; beneath,",
         f"the figure of {table.source}, and {comparison(table)}. {MEANING}",
         *[line for note in table.notes for line in ("", note)],
         *[line for row in table.rows.values() if row.note for line in ("", f"{row.label}: {row.note}")],
