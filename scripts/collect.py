@@ -43,6 +43,7 @@ def every_model(found: list[dict[str, Any]], timing: dict[str, Any]) -> list[str
         return len(runs), statistics.mean(run["metrics"]["best"]["validation"]["accuracy"] for run in runs)
 
     shown = {model: max(choices.values(), key=worth) for model, choices in settings.items()}
+    tried = [model for model, choices in settings.items() if len(choices) > 1]
     gru = timing["parts"]["gru"]["seconds"]["step"]
     rows = []
     for model, runs in shown.items():
@@ -71,8 +72,9 @@ def every_model(found: list[dict[str, Any]], timing: dict[str, Any]) -> list[str
         f"{hidden}, {trainer['max_epochs']} epochs, gradients clipped at {trainer['gradient_clip_val']:g} (`python "
         "train.py experiment=digits model=… seed=…`): the mean over the seeds of the test accuracy at the epoch with "
         "the best validation accuracy, each seed's own, and the median of the training times, with another run on the "
-        "machine. The learning rate is the experiment's, unless another did better in validation. So short a training "
-        "shows that everything learns, and how quickly; not what each model can reach. Right: forward + backward of "
+        f"machine. More than one learning rate was tried for {', '.join(tried) or 'none'}, and the best in validation "
+        "is shown; what needs timestamps had dataset.timestamps=true. So short a training shows that everything learns "
+        "and how quickly, not what each model can reach. Right: forward + backward of "
         f"one batch of {size['batch']} at {size['length']} steps and hidden size {size['hidden']} (`python "
         f"scripts/benchmark.py --length {size['length']} --hidden {size['hidden']}`, "
         f"[record](benchmarks/models.json)), on {hardware(timing['machine'])}."
@@ -110,7 +112,8 @@ def render(found: list[dict[str, Any]], timing: dict[str, Any]) -> str:
         "## Every run",
         "",
         "In test, the accuracy of the epoch that is best in validation, or the mean squared error where numbers are",
-        "to be known; beside it, that of the last epoch. The command, at the commit, gives the run again.",
+        "to be known; beside it, that of the last epoch. The command, at the commit and with",
+        "as many threads, gives the run again.",
         "",
         *table(head, rows),
     ]
@@ -134,6 +137,7 @@ def render_summary(
     for name, (spec, filled) in tables.items():
         shown = entries(spec, filled, by_name(found), "best")
         if not any(entry.ours for entry in shown.values()):
+            lines += [f"**[{spec.title}](results/tables/{name}.md)**, with what the paper reports: no run yet.", ""]
             continue
         lines += [f"**[{spec.title}](results/tables/{name}.md)**: {quantities(spec)}, the number of seeds, and "]
         lines[-1] += f"what the paper reports ({spec.source}), with {comparison(spec)}. {MEANING}"
@@ -169,8 +173,9 @@ def render_summary(
     lines += [
         f'**Streaming.** `HiPPO("legs", N).remember(signal)` in millions of samples a second, all series together, '
         f"on one core of {streaming['machine']['cpu']}, and in two threads, which share series; the "
-        "same of LegT, whose window slides; the plain O(N) loop of LegS, compiled; and a product with one dense matrix "
-        "a step. "
+        "same of LegT, whose window of 1,000 samples slides; the plain O(N) loop of LegS, compiled; and a product with "
+        "one dense matrix a step. The error is the largest of LegS's coefficients after 1,000 steps, over the largest "
+        "coefficient. "
         f"{by_length['sizes'][-1]:,} samples at N = 256 took {by_length['seconds'][-1]:.2f} s "
         f"(`python scripts/streaming.py --rounds {streaming['rounds']} --out results`, "
         "[record](results/benchmarks/streaming.json), "

@@ -32,10 +32,12 @@ def needed(table: list[Cell]) -> list[Run]:
     return sorted(dict.fromkeys(run for cell in table for run in cell.runs), key=lambda run: run.config["seed"])
 
 
-def seconds_needed(run: Run, found: dict[tuple[str, str], Any]) -> float | None:
-    """Return what a run should take, from records of the same model on the same data; None if there is none.
+def seconds_needed(run: Run, found: dict[tuple[str, str], Any]) -> tuple[float, bool] | None:
+    """Return what a run should take, from records of the same model on the same data, and whether that is only a guess;
+    None if there are no such records.
 
-    From those of other sizes it follows as the square of the hidden size, as the products in a step do.
+    From those of other sizes it is guessed as the square of the hidden size, as the products in a step grow. What else
+    is in a step grows less, so of a larger network the guess may be several times too high.
     """
     model, same, alike = run.config["model"], [], []
     for record in found.values():
@@ -45,7 +47,7 @@ def seconds_needed(run: Run, found: dict[tuple[str, str], Any]) -> float | None:
             if record["hash"] == run.id.partition("-")[0]:
                 same.append(seconds)
             alike.append(seconds * (model["hidden_size"] / config["model"]["hidden_size"]) ** 2)
-    return run.epochs * statistics.median(same or alike) if same or alike else None
+    return (run.epochs * statistics.median(same or alike), not same) if same or alike else None
 
 
 def duration(seconds: float) -> str:
@@ -75,17 +77,19 @@ def positive(text: str) -> int:
 def show_plan(title: str, runs: list[Run], states: dict[Run, str], found: dict, jobs: int) -> None:
     """Print every run with its state and what it should take, and the sum."""
     print(title)
-    left, unknown = 0.0, 0
+    left, guessed, unknown = 0.0, 0, 0
     for run in runs:
-        seconds = seconds_needed(run, found)
-        todo = states[run] != "done"
-        left += seconds if todo and seconds else 0
-        unknown += todo and seconds is None
-        print(f"  {states[run]:8}{duration(seconds) if seconds else '?':>8}  {run.command}")
+        seconds, guess = seconds_needed(run, found) or (None, False)
+        if states[run] != "done":
+            left += seconds or 0
+            guessed += guess
+            unknown += seconds is None
+        print(f"  {states[run]:8}{'~' * guess + duration(seconds) if seconds else '?':>9}  {run.command}")
     todo = sum(state != "done" for state in states.values())
     known = f"; {todo - unknown} take about {duration(left / jobs)}" if todo > unknown else ""
-    guess = f"; of {unknown} no record tells how long they take" if unknown else ""
-    print(f"{len(runs) - todo} of {len(runs)} runs are done{known}{guess}")
+    known += f", of which {guessed} are guessed from other sizes (~), rather too high" if guessed else ""
+    silent = f"; of {unknown} no record tells how long they take" if unknown else ""
+    print(f"{len(runs) - todo} of {len(runs)} runs are done{known}{silent}")
 
 
 def main() -> None:

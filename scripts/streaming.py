@@ -1,4 +1,4 @@
-"""Time how fast memories take in a signal, sample by sample, and how exactly.
+"""Time how fast memories take in a signal that is known, and how exactly.
 
     python scripts/streaming.py                     # a table, from one run
     python scripts/streaming.py --out results       # and results/benchmarks/streaming.json, results/figures/scaling.png
