@@ -130,9 +130,10 @@ def render_summary(
     Args:
         tables: By name, tables and their cells.
         found: All records.
-        benchmarks: By name, those of `results/benchmarks` that are shown: approximation, streaming, training_step.
+        benchmarks: By name, those of `results/benchmarks`.
     """
-    approximation, streaming, step = (benchmarks[name] for name in ("approximation", "streaming", "training_step"))
+    names = ("approximation", "gates", "streaming", "training_step")
+    approximation, gates, streaming, step = (benchmarks[name] for name in names)
     lines = []
     for name, (spec, filled) in tables.items():
         shown = entries(spec, filled, by_name(found), "best")
@@ -143,6 +144,21 @@ def render_summary(
         lines[-1] += f"what the paper reports ({spec.source}), with {comparison(spec)}. {MEANING}"
         lines += ["", *markdown(spec, shown), ""]
         lines += [f"![accuracy against shift](results/tables/{name}.png)", ""] if spec.figure else []
+    means = [[statistics.mean(runs) for runs in zip(*each, strict=True)] for each in gates["accuracy"].values()]
+    both = {
+        rate: f"{by_time:.1f} instead of {by_sample:.1f} %"
+        for rate, by_sample, by_time in zip(gates["rates"], *means, strict=True)
+    }
+    lines += [
+        "**Where a LegS network loses accuracy at another rate.** Its gate replaces a share of the hidden state with "
+        "each sample, so at twice the rate it replaces more in the same time. Told the rate, so that it replaces the "
+        f"same in the same time, the same {len(gates['runs'])} networks have {both[2.0]} at twice the rate of their "
+        f"training, {both[4.0]} at four times, {both[0.5]} at half and {both[0.25]} at a quarter (`python "
+        "scripts/gates.py outputs/trajectories_legs/* --out results`, [record](results/benchmarks/gates.json)):",
+        "",
+        "![accuracy against sampling rate, with either gate](results/figures/gates.png)",
+        "",
+    ]
     errors = approximation["errors"]["N"]
     order = "256" if "256" in errors["LegS"] else max(errors["LegS"], key=int)
     legs, best = (errors[line][order] for line in ("LegS", "best polynomial"))
