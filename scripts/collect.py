@@ -76,8 +76,8 @@ def every_model(found: list[dict[str, Any]], timing: dict[str, Any]) -> list[str
         "is shown; what needs timestamps had dataset.timestamps=true. So short a training shows that everything learns "
         "and how quickly, not what each model can reach. Right: forward + backward of "
         f"one batch of {size['batch']} at {size['length']} steps and hidden size {size['hidden']} (`python "
-        f"scripts/benchmark.py --length {size['length']} --hidden {size['hidden']}`, "
-        f"[record](benchmarks/models.json)), on {hardware(timing['machine'])}."
+        f"scripts/benchmark.py --length {size['length']} --hidden {size['hidden']} --out "
+        f"results/benchmarks/models.json`, [record](benchmarks/models.json)), on {hardware(timing['machine'])}."
     )
     return [*table(head, [cells for _, cells in sorted(rows)]), "", *textwrap.wrap(note, 118, break_on_hyphens=False)]
 
@@ -205,7 +205,8 @@ def render_summary(
         f"**A training step** at the paper's size (batch {size['batch']}, {size['length']} steps, hidden size "
         f"{size['hidden']}) on {hardware(step['machine'])}, in seconds "
         f"(`python scripts/benchmark.py {' '.join(part for part in step['parts'] if part != 'products')} --rounds "
-        f"{step['rounds']}`, [record](results/benchmarks/training_step.json)):",
+        f"{step['rounds']} --out results/benchmarks/training_step.json`, "
+        "[record](results/benchmarks/training_step.json)):",
         "",
         "| | forward | backward | forward + backward, over the matrix products timed beside it | peak memory |",
         "|---|---|---|---|---|",
