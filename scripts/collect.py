@@ -72,9 +72,9 @@ def every_model(found: list[dict[str, Any]], timing: dict[str, Any]) -> list[str
         f"{hidden}, {trainer['max_epochs']} epochs, gradients clipped at {trainer['gradient_clip_val']:g} (`python "
         "train.py experiment=digits model=… seed=…`): the mean over the seeds of the test accuracy at the epoch with "
         "the best validation accuracy, each seed's own, and the median of the training times, with another run on the "
-        f"machine. More than one learning rate was tried for {', '.join(tried) or 'none'}, and the best in validation "
-        "is shown; what needs timestamps had dataset.timestamps=true. So short a training shows that everything learns "
-        "and how quickly, not what each model can reach. Right: forward + backward of "
+        f"machine. More than one learning rate was tried for {', '.join(tried) or 'none'}; of those with most seeds "
+        "the best in validation is shown. What needs timestamps had dataset.timestamps=true. So short a training shows "
+        "that everything learns and how quickly, not what each model can reach. Right: forward + backward of "
         f"one batch of {size['batch']} at {size['length']} steps and hidden size {size['hidden']} (`python "
         f"scripts/benchmark.py --length {size['length']} --hidden {size['hidden']} --out "
         f"results/benchmarks/models.json`, [record](benchmarks/models.json)), on {hardware(timing['machine'])}."
@@ -138,23 +138,31 @@ def render_summary(
     for name, (spec, filled) in tables.items():
         shown = entries(spec, filled, by_name(found), "best")
         if not any(entry.ours for entry in shown.values()):
-            lines += [f"**[{spec.title}](results/tables/{name}.md)**, with what the paper reports: no run yet.", ""]
+            lines += [
+                f"**[{spec.title}](results/tables/{name}.md)**, with what the paper reports: no run of it yet.",
+                "",
+            ]
             continue
         lines += [f"**[{spec.title}](results/tables/{name}.md)**: {quantities(spec)}, the number of seeds, and "]
         lines[-1] += f"what the paper reports ({spec.source}), with {comparison(spec)}. {MEANING}"
+        if any(entry.ours and entry.ours.interval for entry in shown.values()):
+            lines[-1] += " In brackets, from three seeds on: the 95 % interval of the mean (Student's t)."
         lines += ["", *markdown(spec, shown), ""]
         lines += [f"![accuracy against shift](results/tables/{name}.png)", ""] if spec.figure else []
     means = [[statistics.mean(runs) for runs in zip(*each, strict=True)] for each in gates["accuracy"].values()]
-    both = {
-        rate: f"{by_time:.1f} instead of {by_sample:.1f} %"
+    both = [
+        f"{by_time:.1f} instead of {by_sample:.1f} % at × {rate:g}"
         for rate, by_sample, by_time in zip(gates["rates"], *means, strict=True)
-    }
+        if rate in (0.25, 0.5, 2, 4)
+    ]
+    folders = " ".join(f"outputs/{run['name']}/{run['id']}" for run in gates["runs"])
     lines += [
-        "**Where a LegS network loses accuracy at another rate.** Its gate replaces a share of the hidden state with "
+        "**What of a LegS network depends on the sampling rate.** Its gate replaces a share of the hidden state with "
         "each sample, so at twice the rate it replaces more in the same time. Told the rate, so that it replaces the "
-        f"same in the same time, the same {len(gates['runs'])} networks have {both[2.0]} at twice the rate of their "
-        f"training, {both[4.0]} at four times, {both[0.5]} at half and {both[0.25]} at a quarter (`python "
-        "scripts/gates.py outputs/trajectories_legs/* --out results`, [record](results/benchmarks/gates.json)):",
+        f"same in the same time, the same {len(gates['runs'])} networks, not trained anew, have {', '.join(both)} the "
+        f"rate of their training, at which they have {means[0][gates['rates'].index(1)]:.1f} %. Above it the gate costs "
+        "nearly all of what is lost, below it a part (`python "
+        f"scripts/gates.py {folders} --out results`, [record](results/benchmarks/gates.json)):",
         "",
         "![accuracy against sampling rate, with either gate](results/figures/gates.png)",
         "",
@@ -228,7 +236,7 @@ def with_summary(readme: str, summary: str) -> str:
 
 
 def every_benchmark() -> dict[str, dict[str, Any]]:
-    """Return the committed figures of scripts/benchmark.py, streaming.py and approximate.py, by their names."""
+    """Return the committed figures of what scripts measure, by their names."""
     paths = sorted((RESULTS / "benchmarks").glob("*.json"))
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 

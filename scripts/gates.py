@@ -1,16 +1,17 @@
-"""Where a LegS network loses accuracy at another sampling rate: in its gate, which counts samples.
+"""How much of what a LegS network loses at another sampling rate is lost by its gate, which counts samples.
 
     python train.py -m experiment=trajectories model=legs seed=0,1,2
-    python scripts/gates.py outputs/trajectories_legs/*                  # a table
-    python scripts/gates.py outputs/trajectories_legs/* --out results    # and benchmarks/gates.json, figures/gates.png
+    python scripts/gates.py outputs/trajectories_legs/HASH-seed*                  # a table
+    python scripts/gates.py outputs/trajectories_legs/HASH-seed* --out results    # and a record and a figure there
 
 With each sample the gate replaces a share g of the hidden state: at twice the rate, more in the same time. Here the
-same networks, not trained anew, are also tested with shares of 1 − (1 − g)^(1 / rate), which in the same time replace
-the same at every rate (gates as warped time: Tallec and Ollivier, arXiv 1804.11188). For that they have to be told the
-rate, so it is a diagnosis and not a model of the table.
+same networks, not trained anew, are also tested with shares of 1 − (1 − g)^(1 / rate), which replace the same in the
+same time, as long as what they depend on stands still between samples (gates as warped time: Tallec and Ollivier, arXiv
+1804.11188). For that they have to be told the rate, so it is a diagnosis and not a model of the table.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,35 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from hippo.data import CharacterTrajectories
-from hippo.models import HiPPORNN
 from hippo.tables.statistics import summarize
 from hippo.training import checkpoints, records
+from hippo.training.errors import explain
 from hippo.training.learner import SequenceLearner
 
 RATES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 GATES = ("by sample", "by time")
+
+
+def read(folders: list[Path]) -> list[dict[str, Any]]:
+    """Return the records of runs.
+
+    Raises:
+        ValueError: If they are not all of one configuration, of a HiPPO network on Character Trajectories without a
+            clock, all of one length.
+        RecordError, OSError: If a run has no record.
+    """
+    found = [records.read(folder / "record.json") for folder in folders]
+    for folder, record in zip(folders, found, strict=True):
+        dataset, model = record["config"]["dataset"], record["config"]["model"]
+        if model["_target_"] != "hippo.models.HiPPORNN":
+            raise ValueError(f"{folder} is not of a HiPPO network, such as model=legs")
+        if dataset["_target_"] != "hippo.data.CharacterTrajectories" or dataset["timestamps"]:
+            raise ValueError(f"{folder} is not of experiment=trajectories without timestamps")
+        if dataset["padding"] != "last_value":
+            raise ValueError(f"{folder} has series of their own lengths; they should be padded")
+        if record["hash"] != found[0]["hash"]:
+            raise ValueError(f"{folder} is not of the same configuration as {folders[0]}; name its seeds only")
+    return found
 
 
 def by_time(rate: float) -> Callable[[Tensor], Tensor]:
@@ -42,16 +64,13 @@ def test(folder: Path, data_root: Path | None, rates: tuple[float, ...]) -> dict
     """Return the test accuracy in per cent at each rate, with either gate, of a run's epoch that is best in validation.
 
     Raises:
-        ValueError: If the run is not of a HiPPO network on Character Trajectories without a clock and of equal lengths.
+        ConfigError: If the checkpoint is damaged.
+        DataError: If the data are missing or damaged.
     """
     config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     dataset = instantiate(config["dataset"] | {"shifts": {}, "sweep": {"rate": list(rates)}})
-    if not isinstance(dataset, CharacterTrajectories) or dataset.timestamps or dataset.padding != "last_value":
-        raise ValueError(f"{folder} is not of experiment=trajectories without timestamps")
     splits = dataset.load(data_root or Path(config["paths"]["data"]).expanduser())
     model = instantiate(config["model"], input_size=splits.train.everything.x.shape[2])
-    if not isinstance(model, HiPPORNN):
-        raise ValueError(f"{folder} is not of a HiPPO network, such as model=legs")
     learner = SequenceLearner(model, len(splits.classes), torch.optim.Adam)
     learner.load_state_dict(checkpoints.load(folder / "checkpoints" / "best.ckpt")["state_dict"])
     found: dict[str, list[float]] = {gate: [] for gate in GATES}
@@ -80,25 +99,29 @@ def draw(rates: list[float], accuracy: dict[str, list[list[float]]], path: Path)
     figure.savefig(path, dpi=110)
 
 
+def rate(text: str) -> float:
+    if not 0 < (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"above 0 and finite, not {text}")
+    return value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of complete runs, with their checkpoints")
-    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="over that in training (1/4 … 4)")
+    parser.add_argument("--rates", nargs="+", type=rate, default=RATES, help="over that in training (1/4 … 4)")
     parser.add_argument("--data", type=Path, help="data root, where it is not that of the runs")
     parser.add_argument("--out", type=Path, help="folder for benchmarks/ and figures/")
     args = parser.parse_args()
 
-    runs, accuracy = [], {gate: [] for gate in GATES}
-    for folder in tqdm(args.runs, unit="run"):
-        try:
-            record = records.read(folder / "record.json")
-            with torch.inference_mode():
-                found = test(folder, args.data, tuple(args.rates))
-        except (OSError, ValueError) as error:
-            parser.error(f"{folder}: {error}")
-        runs.append({key: record[key] for key in ("name", "id", "command", "git")})
-        for gate in GATES:
-            accuracy[gate].append(found[gate])
+    try:
+        runs = [{key: record[key] for key in ("name", "id", "command", "git")} for record in read(args.runs)]
+        with torch.inference_mode():
+            each = [test(folder, args.data, tuple(args.rates)) for folder in tqdm(args.runs, unit="run")]
+    except Exception as error:
+        if (explanation := str(error) if type(error) is ValueError else explain(error)) is None:
+            raise
+        sys.exit(f"error: {explanation}")
+    accuracy = {gate: [found[gate] for found in each] for gate in GATES}
     print("gates        " + "".join(f"{f'× {rate:g}':>8}" for rate in args.rates))
     for gate in GATES:
         means = [summarize(list(values)).mean for values in zip(*accuracy[gate], strict=True)]

@@ -33,21 +33,23 @@ def needed(table: list[Cell]) -> list[Run]:
 
 
 def seconds_needed(run: Run, found: dict[tuple[str, str], Any]) -> tuple[float, bool] | None:
-    """Return what a run should take, from records of the same model on the same data, and whether that is only a guess;
-    None if there are no such records.
+    """Return what a run should take, from records of the same model on the same data, and whether that is only a guess,
+    from other settings; None if there are no such records.
 
-    From those of other sizes it is guessed as the square of the hidden size, as the products in a step grow. What else
-    is in a step grows less, so of a larger network the guess may be several times too high.
+    From other hidden sizes, where there are none of this, it is guessed as their square, as the products in a step
+    grow. What else is in a step grows less, so such a guess may be several times off.
     """
-    model, same, alike = run.config["model"], [], []
+    size, same, alike = run.config["model"]["hidden_size"], [], {}
     for record in found.values():
         config = record["config"]
         if all(config[key]["_target_"] == run.config[key]["_target_"] for key in ("dataset", "model")):
             seconds = record["seconds"] / record["epochs"]
             if record["hash"] == run.id.partition("-")[0]:
                 same.append(seconds)
-            alike.append(seconds * (model["hidden_size"] / config["model"]["hidden_size"]) ** 2)
-    return (run.epochs * statistics.median(same or alike), not same) if same or alike else None
+            its = config["model"]["hidden_size"]
+            alike.setdefault(its, []).append(seconds * (size / its) ** 2)
+    known = same or alike.get(size) or [seconds for of_size in alike.values() for seconds in of_size]
+    return (run.epochs * statistics.median(known), not same) if known else None
 
 
 def duration(seconds: float) -> str:
@@ -87,7 +89,7 @@ def show_plan(title: str, runs: list[Run], states: dict[Run, str], found: dict, 
         print(f"  {states[run]:8}{'~' * guess + duration(seconds) if seconds else '?':>9}  {run.command}")
     todo = sum(state != "done" for state in states.values())
     known = f"; {todo - unknown} take about {duration(left / jobs)}" if todo > unknown else ""
-    known += f", of which {guessed} are guessed from other sizes (~), rather too high" if guessed else ""
+    known += f", of which {guessed} are guessed from other settings (~)" if guessed else ""
     silent = f"; of {unknown} no record tells how long they take" if unknown else ""
     print(f"{len(runs) - todo} of {len(runs)} runs are done{known}{silent}")
 

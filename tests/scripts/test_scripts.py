@@ -11,6 +11,10 @@ import pytest
 import torch
 from scipy.io import wavfile
 
+from hippo.data import CharacterTrajectories
+from hippo.models import HiPPORNN
+from hippo.training import records
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -126,27 +130,75 @@ def test_approximation_is_bounded_by_the_best_polynomial(script, tmp_path):
     assert (tmp_path / "figures" / "approximation.png").stat().st_size > 10_000
 
 
-def test_gates_by_time_replace_as_much_at_every_rate(script, trajectories_root, tmp_path):
+@pytest.fixture
+def gates():
+    return runpy.run_path(str(ROOT / "scripts" / "gates.py"))
+
+
+def test_gates_by_time_replace_as_much_at_every_rate(gates):
+    z = torch.linspace(-20, 20, 41, dtype=torch.float64)
+    torch.testing.assert_close(gates["by_time"](1.0)(z), torch.sigmoid(z))
+    torch.testing.assert_close(
+        1 - (1 - gates["by_time"](2.0)(z)) ** 2, torch.sigmoid(z)
+    )  # two at twice the rate: as one
+    torch.testing.assert_close(gates["by_time"](0.5)(z), 1 - (1 - torch.sigmoid(z)) ** 2)
+
+
+def test_gates_are_tested_on_a_run(script, trajectories_root, tmp_path):
     small = ("model.hidden_size=16", "trainer.max_epochs=4", "optimizer.lr=0.01", "trainer=cpu", "threads=1")
     where = (f"paths.data={trajectories_root}", f"paths.outputs={tmp_path / 'outputs'}", "logger=none")
     train = [sys.executable, "train.py", "experiment=trajectories", "model=legs", *small, *where]
     subprocess.run(train, cwd=ROOT, check=True, capture_output=True)
-    (record,) = (tmp_path / "outputs").glob("*/*/record.json")
-    said = script("gates", record.parent, "--rates", 0.5, 1, 2, "--out", tmp_path)
+    (path,) = (tmp_path / "outputs").glob("*/*/record.json")
+    said = script("gates", path.parent, "--rates", 0.5, 1, 2, "--out", tmp_path)
     accuracy = json.loads((tmp_path / "benchmarks" / "gates.json").read_text())["accuracy"]
     (by_sample,), (by_time,) = accuracy["by sample"], accuracy["by time"]
-    assert by_time[1] == by_sample[1]
-    assert by_time != by_sample
-    best = json.loads(record.read_text())["metrics"]["best"]
+    best, one = json.loads(path.read_text())["metrics"]["best"], 100 / 429
     tested = (best["shifted"]["half_rate"]["test"], best["test"])
-    assert by_sample[:2] == pytest.approx([100 * test["accuracy"] for test in tested], abs=100 / 429)
+    assert by_sample[:2] == pytest.approx([100 * test["accuracy"] for test in tested], abs=one)
+    assert by_time[1] == by_sample[1]
     assert len(said.splitlines()) == 3
     assert (tmp_path / "figures" / "gates.png").stat().st_size > 5_000
 
-    z = torch.linspace(-20, 20, 41, dtype=torch.float64)
-    by_time = runpy.run_path(str(ROOT / "scripts" / "gates.py"))["by_time"]
-    torch.testing.assert_close(1 - (1 - by_time(2.0)(z)) ** 2, torch.sigmoid(z))  # two at twice the rate: as one
-    torch.testing.assert_close(by_time(0.5)(z), 1 - (1 - torch.sigmoid(z)) ** 2)
+    # At half the rate, by the equations of the network and squares of what the gates keep.
+    state = torch.load(path.parent / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    model = HiPPORNN(3, 16)
+    model.load_state_dict({name[6:]: value for name, value in state.items() if name.startswith("model.")})
+    data = CharacterTrajectories(sampling={"rate": 0.5, "time_scale": 0.5, "drop": 0.0}).load(trajectories_root).test
+    full = CharacterTrajectories().load(trajectories_root).test.everything
+    x, y, *_ = data.everything
+    torch.testing.assert_close(x, full.x[:, ::2])
+    with torch.inference_mode():
+        h = model.step_by_step(x, None, lambda z: 1 - (1 - torch.sigmoid(z)) ** 2)[-1]
+    expected = ((h @ state["head.weight"].mT + state["head.bias"]).argmax(1) == y).double().mean().item()
+    assert by_time[0] == pytest.approx(100 * expected, abs=one)
+    assert abs(by_time[0] - by_sample[0]) > 2 * one
 
-    with pytest.raises(SystemExit):
-        script("gates", tmp_path / "nowhere")
+
+def test_gates_refuse_what_they_cannot_read(script, capsys, tmp_path):
+    legs = {"_target_": "hippo.models.HiPPORNN"}
+    letters = {"_target_": "hippo.data.CharacterTrajectories", "timestamps": None, "padding": "last_value"}
+    configs = {
+        "legs": (legs, letters),
+        "other": (legs, letters),
+        "gru": ({"_target_": "hippo.models.GRU"}, letters),
+        "digits": (legs, {"_target_": "hippo.data.Digits"}),
+        "timed": (legs, letters | {"timestamps": "separate"}),
+        "own": (legs, letters | {"padding": "none"}),
+    }
+    for name, (model, dataset) in configs.items():
+        (tmp_path / name).mkdir()
+        record = {"schema": records.SCHEMA, "metrics": {}, "hash": name, "config": {"model": model, "dataset": dataset}}
+        (tmp_path / name / "record.json").write_text(json.dumps(record))
+    for arguments, words in (
+        (["nowhere"], "nowhere"),
+        (["gru"], "not of a HiPPO network"),
+        (["digits"], "not of experiment=trajectories"),
+        (["timed"], "without timestamps"),
+        (["own"], "should be padded"),
+        (["legs", "other"], "not of the same configuration"),
+        (["legs", "--rates", "0"], "above 0 and finite"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            script("gates", *(tmp_path / word if word in configs else word for word in arguments))
+        assert words in f"{stop.value.code} {capsys.readouterr().err}"
