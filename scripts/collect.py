@@ -160,7 +160,7 @@ def render_summary(
         "**What of a LegS network depends on the sampling rate.** Its gate replaces a share of the hidden state with "
         "each sample, so at twice the rate it replaces more in the same time. Told the rate, so that it replaces the "
         f"same in the same time, the same {len(gates['runs'])} networks, not trained anew, have {', '.join(both)} the "
-        f"rate of their training, at which they have {means[0][gates['rates'].index(1)]:.1f} %. Above it the gate costs "
+        f"rate of their training, where they have {means[0][gates['rates'].index(1)]:.1f} %. Above it the gate costs "
         "nearly all of what is lost, below it a part (`python "
         f"scripts/gates.py {folders} --out results`, [record](results/benchmarks/gates.json)):",
         "",
