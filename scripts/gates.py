@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from hippo.tables.statistics import summarize
 from hippo.training import checkpoints, records
+from hippo.training.config import ConfigError, building
 from hippo.training.errors import explain
 from hippo.training.learner import SequenceLearner
 
@@ -37,7 +38,7 @@ def read(folders: list[Path]) -> list[dict[str, Any]]:
     """Return the records of runs.
 
     Raises:
-        ValueError: If they are not all of one configuration, of a HiPPO network on Character Trajectories without a
+        ConfigError: If they are not all of one configuration, of a HiPPO network on Character Trajectories without a
             clock, all of one length.
         RecordError, OSError: If a run has no record.
     """
@@ -45,13 +46,13 @@ def read(folders: list[Path]) -> list[dict[str, Any]]:
     for folder, record in zip(folders, found, strict=True):
         dataset, model = record["config"]["dataset"], record["config"]["model"]
         if model["_target_"] != "hippo.models.HiPPORNN":
-            raise ValueError(f"{folder} is not of a HiPPO network, such as model=legs")
+            raise ConfigError(f"{folder} is not of a HiPPO network, such as model=legs")
         if dataset["_target_"] != "hippo.data.CharacterTrajectories" or dataset["timestamps"]:
-            raise ValueError(f"{folder} is not of experiment=trajectories without timestamps")
+            raise ConfigError(f"{folder} is not of experiment=trajectories without timestamps")
         if dataset["padding"] != "last_value":
-            raise ValueError(f"{folder} has series of their own lengths; they should be padded")
+            raise ConfigError(f"{folder} has series of their own lengths; they should be padded")
         if record["hash"] != found[0]["hash"]:
-            raise ValueError(f"{folder} is not of the same configuration as {folders[0]}; name its seeds only")
+            raise ConfigError(f"{folder} is not of the same configuration as {folders[0]}; name its seeds only")
     return found
 
 
@@ -64,12 +65,13 @@ def test(folder: Path, data_root: Path | None, rates: tuple[float, ...]) -> dict
     """Return the test accuracy in per cent at each rate, with either gate, of a run's epoch that is best in validation.
 
     Raises:
-        ConfigError: If the checkpoint is damaged.
+        ConfigError: If the checkpoint is damaged, or a rate leaves nothing of the series.
         DataError: If the data are missing or damaged.
     """
     config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    dataset = instantiate(config["dataset"] | {"shifts": {}, "sweep": {"rate": list(rates)}})
-    splits = dataset.load(data_root or Path(config["paths"]["data"]).expanduser())
+    with building("--rates"):
+        dataset = instantiate(config["dataset"] | {"shifts": {}, "sweep": {"rate": list(rates)}})
+        splits = dataset.load(data_root or Path(config["paths"]["data"]).expanduser())
     model = instantiate(config["model"], input_size=splits.train.everything.x.shape[2])
     learner = SequenceLearner(model, len(splits.classes), torch.optim.Adam)
     learner.load_state_dict(checkpoints.load(folder / "checkpoints" / "best.ckpt")["state_dict"])
@@ -108,29 +110,32 @@ def rate(text: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of complete runs, with their checkpoints")
-    parser.add_argument("--rates", nargs="+", type=rate, default=RATES, help="over that in training (1/4 … 4)")
+    parser.add_argument(
+        "--rates", nargs="+", type=rate, default=RATES, help="over that in training; 1 is always there (1/4 … 4)"
+    )
     parser.add_argument("--data", type=Path, help="data root, where it is not that of the runs")
     parser.add_argument("--out", type=Path, help="folder for benchmarks/ and figures/")
     args = parser.parse_args()
+    rates = sorted({1.0, *args.rates})
 
     try:
         runs = [{key: record[key] for key in ("name", "id", "command", "git")} for record in read(args.runs)]
         with torch.inference_mode():
-            each = [test(folder, args.data, tuple(args.rates)) for folder in tqdm(args.runs, unit="run")]
+            each = [test(folder, args.data, tuple(rates)) for folder in tqdm(args.runs, unit="run")]
     except Exception as error:
-        if (explanation := str(error) if type(error) is ValueError else explain(error)) is None:
+        if (explanation := explain(error)) is None:
             raise
         sys.exit(f"error: {explanation}")
     accuracy = {gate: [found[gate] for found in each] for gate in GATES}
-    print("gates        " + "".join(f"{f'× {rate:g}':>8}" for rate in args.rates))
+    print("gates        " + "".join(f"{f'× {rate:g}':>8}" for rate in rates))
     for gate in GATES:
         means = [summarize(list(values)).mean for values in zip(*accuracy[gate], strict=True)]
         print(f"{gate:13}" + "".join(f"{mean:8.1f}" for mean in means))
     if args.out:
         path = args.out / "benchmarks" / "gates.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        records.write(path, {"runs": runs, "rates": list(args.rates), "accuracy": accuracy} | records.provenance())
-        draw(list(args.rates), accuracy, args.out / "figures" / "gates.png")
+        records.write(path, {"runs": runs, "rates": rates, "accuracy": accuracy} | records.provenance())
+        draw(rates, accuracy, args.out / "figures" / "gates.png")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_trajectories_are_the_papers(filled):
     assert table.rows["lmu"].reported["rate_up"] == (6.0, "recalled")
     for cell in cells(table, CONFIGS):
         config = cell.runs[0].config
-        assert len(cell.runs) == {"legs": 3, "memory": 3, "ode_rnn": 1}.get(cell.row, 2)
+        assert len(cell.runs) == (3 if cell.row in ("legs", "memory") else 2)
         assert config["trainer"]["max_epochs"] == 100
         model = cell.row.removesuffix("_seconds")
         rate = {"neural_cde": 1e-3 * 100 / 32, "memory": 3e-2}.get(model, 1e-3)  # the first as its authors have it
@@ -135,10 +136,10 @@ def test_trajectories_are_the_papers(filled):
 @pytest.mark.parametrize(
     ("override", "shift", "sweep", "message"),
     [
-        ("experiment=trajectories", "half_rat", "rate", r"columns\.slow\.shift: .* half_rat; did you mean half_rate\?"),
-        ("experiment=trajectories", "other", "rate", r"no other; choose from half_rate, double_time, half_time$"),
-        ("dataset=character_trajectories", "other", "rate", r"no other; they have none$"),
-        ("experiment=trajectories", "half_rate", "rates", r"figure\.0\.sweep: .* no rates; did you mean rate\?"),
+        ("experiment=trajectories", "half_rat", "rate", "columns.slow.shift: {} half_rat; did you mean half_rate?"),
+        ("experiment=trajectories", "other", "rate", "columns.slow.shift: {} other; choose from {}"),
+        ("dataset=character_trajectories", "other", "rate", "columns.slow.shift: {} other; they have none"),
+        ("experiment=trajectories", "half_rate", "rates", "figure.0.sweep: {} rates; did you mean rate?"),
     ],
 )
 def test_a_shift_or_a_sweep_that_the_runs_of_a_column_do_not_have_is_named(override, shift, sweep, message):
@@ -146,8 +147,9 @@ def test_a_shift_or_a_sweep_that_the_runs_of_a_column_do_not_have_is_named(overr
     panel = {"title": "", "axis": "", "column": "slow", "sweep": sweep, "trained": 1}
     rows = {"gru": {"label": "GRU", "overrides": ["model=gru"]}}
     table = Table.model_validate(SPEC | {"columns": {"slow": column}, "rows": rows, "figure": [panel]})
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError) as error:
         list(cells(table, CONFIGS))
+    assert str(error.value) == message.format("its runs have no", "half_rate, double_time, half_time")
 
 
 def test_a_variant_has_the_color_of_its_row_and_a_row_to_be_one_of():
@@ -252,6 +254,9 @@ def test_the_interval_of_a_few_seeds_holds_the_mean_as_often_as_it_says():
     assert summarize([90.0]).interval is None
     assert summarize([90.0, 91.0]).interval is None
     assert summarize([7.0, 7.0, 7.0]).interval == (7.0, 7.0)
+    values = np.random.default_rng(0).normal(80, 2, size=400)
+    half = 1.96 * values.std() / math.sqrt(400)
+    assert summarize(values.tolist()).interval == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
     samples = np.random.default_rng(0).normal(80, 2, size=(4000, 3)).tolist()
     held = sum(low < 80 < high for low, high in (summarize(sample).interval for sample in samples)) / len(samples)
     assert held == pytest.approx(0.95, abs=0.014)  # four standard errors; of the least and the greatest: 0.75
