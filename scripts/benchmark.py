@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 
 import hippo.models
 import hippo.training  # noqa: F401  (flushes denormals before the thread pool starts)
-from hippo.kernels import jit
+from hippo.kernels.common import compile as jit
 from hippo.training import records
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"

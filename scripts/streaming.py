@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from hippo import HiPPO, kernels
 from hippo.discretize import gbt
-from hippo.kernels import stream
+from hippo.kernels.legs import stream
 from hippo.measures import LegS, LegT
 from hippo.training import records
 

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from hippo import discretize, measures
-from hippo.kernels import jit, lti, scan, stream, sweep
+from hippo.kernels import lti
+from hippo.kernels.common import compile as jit
 from hippo.kernels.gated import Operator, Operators
-from hippo.kernels.legs import Transition, legs_dilation, legs_transition
-from hippo.kernels.scan import Scans
-from hippo.kernels.sweep import Sweeps
+from hippo.kernels.legs import cpu as sweep
+from hippo.kernels.legs import gpu as scan
+from hippo.kernels.legs import stream
+from hippo.kernels.legs.cpu import Sweeps
+from hippo.kernels.legs.gpu import Scans
+from hippo.kernels.legs.naive import Transition, legs_dilation, legs_transition
 from hippo.measures import Measure
 
 ALPHA = {"euler": 0.0, "bilinear": 0.5, "backward_euler": 1.0}
@@ -159,7 +163,7 @@ class HiPPO(nn.Module):
         return self.measure.scale_invariant and self.discretization != "zoh"
 
     def _swept(self, c: Tensor) -> bool:
-        """Return whether the steps of coefficients like c are those of `hippo.kernels.sweep`."""
+        """Return whether the steps of coefficients like c are those of `hippo.kernels.legs.cpu`."""
         return self._sweeps and jit.serves(c)
 
     def _relative_steps(

@@ -9,7 +9,9 @@ import torch.utils.flop_counter
 from torch import nn
 
 from hippo import measures
-from hippo.kernels import cells, products, room
+from hippo.kernels import cells
+from hippo.kernels.common import buffers as room
+from hippo.kernels.common import products
 from hippo.models import FRU, GRU, GRUD, LMU, MGU, ExpRNN, GRUDt, HiPPORNN
 from hippo.models.rnn import gru
 

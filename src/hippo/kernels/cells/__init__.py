@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hippo.kernels import jit, products, room
+from hippo.kernels.common import buffers as room
+from hippo.kernels.common import compile as jit
+from hippo.kernels.common import products
 
 Reference = Callable[..., Sequence[Tensor]]
 

@@ -4,7 +4,7 @@ Inputs: wave (L, F); W (R, F S), b (R,) and V (S, R). Z is S, D is F S.
 """
 
 from hippo.kernels.cells import Cell, like, weight_gradient
-from hippo.kernels.products import linear, linear_adjoint
+from hippo.kernels.common.products import linear, linear_adjoint
 
 
 def _advance(

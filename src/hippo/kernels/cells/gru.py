@@ -6,7 +6,7 @@ Inputs: W (3D, D) and b (3D,), of r, u, n; for GRU-D, what h is multiplied by be
 import torch
 
 from hippo.kernels.cells import Cell, like, weight_gradient
-from hippo.kernels.products import linear, linear_adjoint, sigmoid, tanh, values
+from hippo.kernels.common.products import linear, linear_adjoint, sigmoid, tanh, values
 
 
 def _advance(

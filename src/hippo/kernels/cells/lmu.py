@@ -7,7 +7,7 @@ no gradients; e_h (D,); e_m (N,), or None where W_h is.
 """
 
 from hippo.kernels.cells import Cell, like, weight_gradient
-from hippo.kernels.products import linear, linear_adjoint, sigmoid, tanh, values
+from hippo.kernels.common.products import linear, linear_adjoint, sigmoid, tanh, values
 
 
 def _advance(

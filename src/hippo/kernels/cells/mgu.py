@@ -4,7 +4,7 @@ Inputs: V and W, (D, D).
 """
 
 from hippo.kernels.cells import Cell, like, weight_gradient
-from hippo.kernels.products import linear, linear_adjoint, sigmoid, tanh, values
+from hippo.kernels.common.products import linear, linear_adjoint, sigmoid, tanh, values
 
 
 def _advance(

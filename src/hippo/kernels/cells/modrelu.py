@@ -4,7 +4,7 @@ Inputs: W (D, D) and b (D,). What is active can be seen from the states, so noth
 """
 
 from hippo.kernels.cells import Cell, like, weight_gradient
-from hippo.kernels.products import linear, linear_adjoint
+from hippo.kernels.common.products import linear, linear_adjoint
 
 
 def _advance(

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from hippo.kernels import room
+from hippo.kernels.common import buffers as room
 from hippo.models import HiPPORNN
 
 

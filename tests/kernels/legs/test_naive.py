@@ -3,7 +3,7 @@ import torch
 from scipy.linalg import expm
 
 from hippo import discretize
-from hippo.kernels.legs import Semiseparable, legs_dilation, legs_step, legs_transition
+from hippo.kernels.legs.naive import Semiseparable, legs_dilation, legs_step, legs_transition
 from hippo.measures import LegS
 
 pytestmark = pytest.mark.usefixtures("float64")

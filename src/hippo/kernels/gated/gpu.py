@@ -1,10 +1,10 @@
 """What one step of the gated network does beside its matrix product, as a Triton kernel each.
 
-`enter`, `gate` and `gate_adjoint` are those of `hippo.kernels.gates`; `advance` and `retreat` are the LegS step of
-`hippo.kernels.legs.legs_step` and its adjoint. Both sweep over the orders, W_{n+1} = m_n W_n + a_n: maps of a number,
-whose composition is associative, so that a scan over the orders computes all W_n at once.
+`enter`, `gate` and `gate_adjoint` are those of `hippo.kernels.gated.steps`; `advance` and `retreat` are the LegS step
+of `hippo.kernels.legs.naive.legs_step` and its adjoint. Both run over the orders, W_{n+1} = m_n W_n + a_n: maps of
+a number, whose composition is associative, so that a scan over the orders computes all W_n at once.
 
-This module imports triton: go through `hippo.kernels.scan.kernels`, which knows where it can be had.
+This module imports triton: go through `hippo.kernels.legs.gpu.kernels`, which knows where it can be had.
 """
 
 from typing import Any
@@ -30,20 +30,20 @@ def retreat(grad: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor)
 
 
 def enter(x: Tensor, h: Tensor, written: Tensor, write: Tensor, u: Tensor, seen_x: Tensor) -> None:
-    """`hippo.kernels.gates.enter`."""
+    """`hippo.kernels.gated.steps.enter`."""
     x = x.contiguous()
     _over_columns(_enter, h.mT, x, written, write, u, seen_x, *seen_x.stride(), x.shape[1], *h.mT.shape)
 
 
 def gate(z: Tensor, h: Tensor, target: Tensor) -> None:
-    """`hippo.kernels.gates.gate`."""
+    """`hippo.kernels.gated.steps.gate`."""
     _over_numbers(_gate, h, z, target, *h.shape)
 
 
 def gate_adjoint(
     gates: Tensor, h: Tensor, write: Tensor, u: Tensor | None, grad: Tensor | None, grad_h: Tensor, grad_z: Tensor
 ) -> None:
-    """`hippo.kernels.gates.gate_adjoint`."""
+    """`hippo.kernels.gated.steps.gate_adjoint`."""
     grad = None if grad is None else grad.contiguous()
     _over_numbers(_gate_adjoint, h, gates, write, u, grad, grad_h, grad_z, *h.shape)
 

@@ -1,6 +1,6 @@
-"""The LegS step of `hippo.kernels.legs.legs_step` and its adjoint as scans over the orders, for the GPU, by Triton.
+"""The LegS step of `hippo.kernels.legs.naive.legs_step` and its adjoint as scans over the orders, for GPUs, by Triton.
 
-Like `hippo.kernels.sweep.Sweep` for the CPU: each sample may have a step of its own, and nothing is kept for the
+Like `hippo.kernels.legs.cpu.Sweep` for the CPU: each sample may have a step of its own, and nothing is kept for the
 gradient. Coefficients are (N, B) with any strides; threads read memory best where those of a sample are contiguous.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hippo.kernels.sweep import Sweeps
+from hippo.kernels.legs.cpu import Sweeps
 
 
 class Scan(NamedTuple):
@@ -62,7 +62,7 @@ class Scans(Sweeps):
 
 
 def kernels(tensor: Tensor) -> ModuleType | None:
-    """Return `hippo.kernels.fused` where its kernels can be had for tensors like this one, else None."""
+    """Return `hippo.kernels.gated.gpu` where its kernels can be had for tensors like this one, else None."""
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.dtype in (torch.float32, torch.float64)
     return _working(tensor.device) if plain and tensor.is_cuda else None
 
@@ -77,6 +77,6 @@ def _working(device: torch.device) -> ModuleType | None:
 
 
 def _fused() -> ModuleType:
-    from hippo.kernels import fused  # it imports triton, which takes time that the CPU need not spend
+    from hippo.kernels.gated import gpu as fused  # it imports triton, which takes time that the CPU need not spend
 
     return fused

@@ -10,7 +10,7 @@ W_n = Σ_{k<n} s_k (b x_k + a y_k) obeys a scalar linear recurrence, and y_n nee
 A constant input f is remembered as f e_0, a fixed point of every step, so the input vector is B̄ = (I − Ā) e_0.
 
 `legs_step` is that sweep, as written. `legs_transition` gives the same step as a matrix in sequentially semiseparable
-form, which applies as a few batched products: what models use where neither compiled loops (`hippo.kernels.sweep`,
+form, which applies as a few batched products: what models use where neither compiled loops (`hippo.kernels.legs.cpu`,
 `loop`) nor GPU kernels (`scan`) serve.
 """
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hippo import HiPPO, State, kernels
-from hippo.kernels import jit, stream
-from hippo.kernels.legs import legs_step
+from hippo.kernels.common import compile as jit
+from hippo.kernels.legs import stream
+from hippo.kernels.legs.naive import legs_step
 
 pytestmark = pytest.mark.skipif(not kernels.compiled(), reason="numba is not installed")
 

@@ -9,8 +9,12 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from hippo import measures
-from hippo.kernels import gated, gates, graph, jit, scan
-from hippo.kernels.legs import legs_step
+from hippo.kernels import gated
+from hippo.kernels.common import compile as jit
+from hippo.kernels.common import graphs as graph
+from hippo.kernels.gated import steps as gates
+from hippo.kernels.legs import gpu as scan
+from hippo.kernels.legs.naive import legs_step
 from hippo.models import HiPPORNN
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,13 +1,15 @@
-"""Triton's kernels against what they replace. test_fused.py runs this, once in Triton's interpreter, once on a GPU."""
+"""Triton's kernels against what they replace. test_gpu.py runs this, once in Triton's interpreter, once on a GPU."""
 
 import os
 
 import pytest
 import torch
 
-from hippo.kernels import gated, gates, scan
-from hippo.kernels.legs import legs_step
-from hippo.kernels.scan import Scan
+from hippo.kernels import gated
+from hippo.kernels.gated import steps as gates
+from hippo.kernels.legs import gpu as scan
+from hippo.kernels.legs.gpu import Scan
+from hippo.kernels.legs.naive import legs_step
 from hippo.models import HiPPORNN
 
 INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
@@ -18,7 +20,7 @@ LARGE = [] if INTERPRETED else [(512, 1024, 100), (1000, 1024, 100), (2049, 1024
 @pytest.fixture
 def kernels(monkeypatch):
     """The kernels, chosen on this device whatever it is."""
-    from hippo.kernels import fused
+    from hippo.kernels.gated import gpu as fused
 
     monkeypatch.setattr(scan, "kernels", lambda tensor: fused)
     return fused

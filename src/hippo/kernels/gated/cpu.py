@@ -1,6 +1,6 @@
 """The gated network with a LegS memory over a whole sequence as one compiled loop for the CPU.
 
-It computes what the loops in `hippo.kernels.gated` do, with the same matrix products (`hippo.kernels.products`).
+It computes what the loops in `hippo.kernels.gated` do, with the same matrix products (`hippo.kernels.common.products`).
 """
 
 import itertools
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hippo.kernels import jit, products
-from hippo.kernels.products import gemm, linear, linear_adjoint, sigmoid, tanh, values
-from hippo.kernels.sweep import Sweeps, numbers
+from hippo.kernels.common import compile as jit
+from hippo.kernels.common import products
+from hippo.kernels.common.products import gemm, linear, linear_adjoint, sigmoid, tanh, values
+from hippo.kernels.legs.cpu import Sweeps, numbers
 
 if TYPE_CHECKING:
     from hippo.kernels.gated import Inputs, Kept, Operators

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from hippo.kernels import jit
+from hippo.kernels.common import compile as jit
 
 # Elsewhere OpenMP is the system's own, and the pool is all that there is to be tested.
 KINDS = ["openmp", "pool"] if sys.platform == "linux" and torch.backends.openmp.is_available() else ["pool"]
@@ -97,7 +97,7 @@ def test_where_shares_are_few_each_keeps_threads_for_its_own_products(kind):
 def test_a_fork_does_not_wait_for_threads_that_it_does_not_have(kind, used):
     code = f"""
 import os, torch
-from hippo.kernels import jit
+from hippo.kernels.common import compile as jit
 if {kind == "pool"}:
     jit._openmp = lambda: None
 torch.set_num_threads(3)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from hippo import HiPPO, kernels
-from hippo.kernels import jit, sweep
-from hippo.kernels.legs import legs_step
-from hippo.kernels.sweep import Sweep
+from hippo.kernels.common import compile as jit
+from hippo.kernels.legs import cpu as sweep
+from hippo.kernels.legs.cpu import Sweep
+from hippo.kernels.legs.naive import legs_step
 
 BLOCKED = "import sys; sys.modules['numba'] = None; "
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.utils.checkpoint
 
-from hippo.kernels import jit, loop, products
+from hippo.kernels.common import compile as jit
+from hippo.kernels.common import products
+from hippo.kernels.gated import cpu as loop
 from hippo.models import HiPPORNN
 
 pytest.importorskip("numba")

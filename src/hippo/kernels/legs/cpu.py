@@ -1,4 +1,4 @@
-"""The LegS step of `hippo.kernels.legs.legs_step` and its adjoint, compiled for the CPU where numba is installed.
+"""The LegS step of `hippo.kernels.legs.naive.legs_step` and its adjoint, compiled for the CPU where numba is installed.
 
 Coefficients stand as (N, B): the sweep over the orders is the outer loop, and the inner one, over the batch, becomes
 vector instructions. Each sample may have a step of its own. A step takes a few per cent of the time of the matrix
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from hippo.kernels import jit
+from hippo.kernels.common import compile as jit
 
 if TYPE_CHECKING:
     from hippo.kernels.gated import Operator

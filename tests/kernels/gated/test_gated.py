@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from hippo import measures
-from hippo.kernels import jit, loop, room
+from hippo.kernels.common import buffers as room
+from hippo.kernels.common import compile as jit
+from hippo.kernels.gated import cpu as loop
 from hippo.models import HiPPORNN
 
 MEMORIES = [

@@ -30,7 +30,7 @@ def test_they_compile_for_a_gpu_and_keep_their_precision(real):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from hippo.kernels import fused
+    from hippo.kernels.gated import gpu as fused
 
     sizes = dict.fromkeys(["order", "size", "batch", "channels"], "i32")
     for kernel in (fused._advance, fused._retreat, fused._enter, fused._gate, fused._gate_adjoint):

@@ -11,7 +11,7 @@ and its adjoint, which takes gradients of y to those of x and f, one in the othe
 Order waits for order; but step t + 1 may take an order as soon as step t has left it. So the lanes of a wavefront work
 on as many steps: in tick k, lane l is with step t + l at order k − l, and needs what its neighbour has computed in the
 tick before. R is one table of reciprocals then, read as it lies. Where a lane has no order yet, or no more, the tables
-of s and k hold zeros, and nothing happens. `hippo.kernels.legs.legs_step` is the reference.
+of s and k hold zeros, and nothing happens. `hippo.kernels.legs.naive.legs_step` is the reference.
 """
 
 import functools
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hippo.kernels import jit
+from hippo.kernels.common import compile as jit
 
 _CHUNK = 4096  # steps that share a table of reciprocals
 

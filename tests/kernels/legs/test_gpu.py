@@ -1,4 +1,4 @@
-"""When LegS steps are scans, and what they refuse; what they compute is in test_fused.py."""
+"""When LegS steps are scans, and what they refuse; what they compute is in test_gpu.py."""
 
 import subprocess
 import sys
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hippo import HiPPO, measures
-from hippo.kernels import scan
 from hippo.kernels.gated import Operator
-from hippo.kernels.scan import Scan, Scans
+from hippo.kernels.legs import gpu as scan
+from hippo.kernels.legs.gpu import Scan, Scans
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_tensors_that_no_kernel_is_for_are_left_to_products():
 
 def test_the_kernels_are_not_loaded_before_they_are_needed():
     code = "import sys, torch, hippo.models; y = hippo.models.HiPPORNN(1, 4)(torch.ones(2, 5, 1)); "
-    code += "print('hippo.kernels.fused' in sys.modules or 'triton' in sys.modules)"
+    code += "print('hippo.kernels.gated.gpu' in sys.modules or 'triton' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -1,6 +1,6 @@
 """What one step of the gated network does beside its matrix product and its memory, in tensor operations.
 
-`hippo.kernels.fused` has the same functions as one kernel each.
+`hippo.kernels.gated.gpu` has the same functions as one kernel each.
 """
 
 import functools
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hippo.kernels import jit
+from hippo.kernels.common import compile as jit
 
 
 def enter(x: Tensor, h: Tensor, written: Tensor, write: Tensor, u: Tensor, seen_x: Tensor) -> None:

@@ -5,8 +5,8 @@ one for the weights. The input and the bias are rows of what a step reads. What 
 backward stays in the cache.
 
 On a GPU, where starting a kernel takes longer than most of them run, the rest of a step is a few kernels of our own
-(`hippo.kernels.fused`), the weights' products wait for many steps to be done as one, and a sequence that comes again is
-replayed as a graph (`hippo.kernels.graph`).
+(`hippo.kernels.gated.gpu`), the weights' products wait for many steps to be done as one, and a sequence that comes
+again is replayed as a graph (`hippo.kernels.common.graphs`).
 """
 
 import functools
@@ -19,11 +19,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hippo.kernels import gates as eager
-from hippo.kernels import graph, loop, room, scan
-from hippo.kernels.legs import Semiseparable, Transition
-from hippo.kernels.scan import Scan, Scans
-from hippo.kernels.sweep import Sweep
+from hippo.kernels.common import buffers as room
+from hippo.kernels.common import graphs as graph
+from hippo.kernels.gated import cpu as loop
+from hippo.kernels.gated import steps as eager
+from hippo.kernels.legs import gpu as scan
+from hippo.kernels.legs.cpu import Sweep
+from hippo.kernels.legs.gpu import Scan, Scans
+from hippo.kernels.legs.naive import Semiseparable, Transition
 
 
 class Operator(NamedTuple):
@@ -130,7 +133,7 @@ class Kept(NamedTuple):
 
     Attributes:
         seen: What a step reads, (L or 2, R, B): N coefficients, C inputs, 1, and zeros. In one dimension where
-            they stand as `hippo.kernels.loop` has them.
+            they stand as `hippo.kernels.gated.cpu` has them.
         gates: σ(g) and tanh(z), (L or 2, B, 2D).
         hidden: The states before the first step and after each, (L + 1, B, D).
     """

@@ -9,7 +9,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from hippo.kernels import jit
+from hippo.kernels.common import compile as jit
 
 _KEPT = 4
 _spare: dict[int, Tensor] = {}  # blocks come back from any thread, at any time: even while it is looked through

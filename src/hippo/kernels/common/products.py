@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hippo.kernels import jit
+from hippo.kernels.common import compile as jit
 
 _LEAST = 16  # samples that are worth a thread
 
@@ -89,7 +89,7 @@ def _compile(function: Callable, dtype: torch.dtype, arrays: int, sizes: int) ->
 @functools.cache
 def _version() -> str:
     """Return what changes with this file and the next: numba keeps what it has compiled until the loop's file does."""
-    parts = [pkgutil.get_data("hippo.kernels", name) or b"" for name in ("products.py", "jit.py")]
+    parts = [pkgutil.get_data("hippo.kernels", name) or b"" for name in ("common/products.py", "common/compile.py")]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:8]
 
 
