@@ -10,6 +10,7 @@ from hippo.models.memory import Memory
 from hippo.models.neural_cde import NeuralCDE
 from hippo.models.ode_rnn import ODERNN
 from hippo.models.rnn import GRU, LSTM, MGU, RNN
+from hippo.models.stack import Stack, StackState
 from hippo.models.transformer import Transformer
 
 __all__ = [
@@ -27,5 +28,7 @@ __all__ = [
     "Memory",
     "NeuralCDE",
     "SequenceModel",
+    "Stack",
+    "StackState",
     "Transformer",
 ]

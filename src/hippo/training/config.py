@@ -115,10 +115,14 @@ def _check_node(value: Any, where: str, supplied: set[str]) -> None:
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{where}._target_: {value['_target_']} cannot be imported ({reason})") from error
-        _check_call(target, {k: v for k, v in value.items() if not k.startswith("_")}, where, supplied)
+        arguments = {k: v for k, v in value.items() if not k.startswith("_")}
+        _check_call(target, arguments, where, supplied, partial=bool(value.get("_partial_")))
 
 
-def _check_call(target: Callable, values: Mapping[str, Any], where: str, supplied: Iterable[str] = ()) -> None:
+def _check_call(
+    target: Callable, values: Mapping[str, Any], where: str, supplied: Iterable[str] = (), partial: bool = False
+) -> None:
+    """Check a call's arguments; a partial one, which the code completes, may lack some."""
     parameters = inspect.signature(target).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = [name for name in parameters if name not in supplied]
@@ -132,7 +136,7 @@ def _check_call(target: Callable, values: Mapping[str, Any], where: str, supplie
     for key in names:
         parameter = parameters[key]
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if named and parameter.default is parameter.empty and key not in values:
+        if named and parameter.default is parameter.empty and key not in values and not partial:
             raise ConfigError(f"{prefix}{key} is missing; {name} needs it")
     try:
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)

@@ -1,0 +1,6 @@
+"""Layers that mix along time: (B, L, H) in, (B, L, H) out, each a node `layer` of `hippo.models.Stack`."""
+
+from hippo.mixers.base import Mixer, TimeInvariant, by_steps, uniform
+from hippo.mixers.lru import LRU
+
+__all__ = ["LRU", "Mixer", "TimeInvariant", "by_steps", "uniform"]

@@ -1,0 +1,246 @@
+"""A deep network of layers that mix along time, and of what stands between them."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hippo.mixers.base import Mixer
+from hippo.models.base import SequenceModel, gaps, positive, positive_time
+
+
+class StackState(NamedTuple):
+    """What a `Stack` carries from one chunk of a sequence to the next.
+
+    Attributes:
+        mixers: The states of the mixers.
+        total: Sum of the outputs of all steps so far (B, H); of the last one alone where the pooling is "last".
+        count: Steps so far.
+        time: Timestamp of the last step (B,), or None where there are none.
+    """
+
+    mixers: tuple[Any, ...]
+    total: Tensor
+    count: int
+    time: Tensor | None
+
+
+class Stack(SequenceModel):
+    """encoder → depth × (norm → mixer → GELU → dropout → gated mix of the channels → dropout → + input) → pooling.
+
+    The block of S4 (arXiv 2111.00396), which S4D, S5, LRU and RTF share. Timestamps are read where the mixer has a
+    rule for gaps: the gap before a sample, in units of `unit`, is the factor on its time step; that of the first sample
+    is 1. Without timestamps every sample counts as one step.
+
+    Args:
+        input_size: Channels C.
+        hidden_size: Features H.
+        layer: Makes a mixer, called with features=H.
+        depth: Number of blocks.
+        norm: "layer", or "batch", whose statistics are those of valid steps only.
+        prenorm: Whether the norm stands before the mixer, and once more at the end; else after the sum.
+        mix: "glu" is the block above; "none" leaves out what follows the mixer up to the sum, for mixers that mix
+            channels themselves.
+        dropout: Fraction of the features left out, the same at all steps of a sequence.
+        pooling: "mean" over the valid steps, or the "last" of them.
+        unit: Time that counts as one step, in the unit of the timestamps.
+        rate: Factor on every time step, to tell the model of a sampling rate other than in training: 2 where samples
+            are twice as far apart. It multiplies what timestamps say. May be set later.
+        dynamics_lr: Factor on the learning rate of the mixers' dynamics.
+
+    Raises:
+        ValueError: If a setting is unknown, or beyond its range.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        layer: Callable[..., Mixer],
+        depth: int = 4,
+        norm: Literal["layer", "batch"] = "layer",
+        prenorm: bool = True,
+        mix: Literal["glu", "none"] = "glu",
+        dropout: float = 0.0,
+        pooling: Literal["mean", "last"] = "mean",
+        unit: float = 1.0,
+        rate: float = 1.0,
+        dynamics_lr: float = 1.0,
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        positive(depth=depth)
+        positive_time(unit=unit, rate=rate, dynamics_lr=dynamics_lr)
+        for name, value, known in (
+            ("norm", norm, ("layer", "batch")),
+            ("mix", mix, ("glu", "none")),
+            ("pooling", pooling, ("mean", "last")),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(known)}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is a fraction, at least 0 and below 1, not {dropout}")
+        self.encoder = nn.Linear(input_size, hidden_size)
+        self.blocks = nn.ModuleList(
+            _Block(layer(features=hidden_size), hidden_size, norm, prenorm, mix, dropout) for _ in range(depth)
+        )
+        for index, mixer in enumerate(self.mixers):
+            mixer.place(index, depth)
+        self.norm = _Norm(hidden_size, norm) if prenorm else nn.Identity()
+        self.pooling, self.unit, self.rate = pooling, unit, rate
+        self.uses_timestamps = all(mixer.takes_gaps for mixer in self.mixers)
+        self.dynamics = frozenset(
+            f"blocks.{index}.mixer.{name}" for index, mixer in enumerate(self.mixers) for name in mixer.dynamics
+        )
+        self.lr_factors = dict.fromkeys(self.dynamics, dynamics_lr)
+        for mixer in self.mixers:
+            mixer.check_rate(rate)
+
+    @property
+    def mixers(self) -> list[Mixer]:
+        """The mixers, in their order."""
+        return [block.mixer for block in self.blocks]
+
+    def encode(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+        rate = self._rates(x, timestamps, None)
+        if isinstance(rate, Tensor) and lengths is not None:  # what stands in the padding need not look irregular
+            rate = torch.where(_valid(x, lengths), rate, rate[:, :1])
+        z, _ = self._run(x, rate, lengths, None)
+        if self.pooling == "last":
+            return z[:, -1] if lengths is None else z[torch.arange(len(z), device=z.device), lengths - 1]
+        if lengths is None:
+            return z.mean(1)
+        return z.masked_fill(~_valid(z, lengths).unsqueeze(-1), 0.0).sum(1) / lengths.unsqueeze(1)
+
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Return the outputs of the last block after each step, (B, L, H), before any pooling."""
+        return self._run(x, self._rates(x, timestamps, None), None, None)[0]
+
+    def stream(
+        self, x: Tensor, state: StackState | None = None, timestamps: Tensor | None = None
+    ) -> tuple[Tensor, StackState]:
+        """Return the features after the next chunk of sequences that come in pieces, and what to pass with the next.
+
+        Memory does not grow with what came before. In one piece or in several, the features are those of `forward`.
+
+        Args:
+            x: The next chunk (B, L, C).
+            state: What an earlier call returned; None for the first chunk.
+            timestamps: (B, L), in all calls or in none.
+
+        Returns:
+            Features (B, H), and the state.
+
+        Raises:
+            ValueError: If a chunk has timestamps and the one before had not, or the other way round.
+        """
+        if state is not None and (state.time is None) != (timestamps is None or not self.uses_timestamps):
+            raise ValueError("timestamps go with all chunks of a sequence or with none")
+        before = None if state is None else state.time
+        mixers = tuple(m.initial_state(len(x), x) for m in self.mixers) if state is None else state.mixers
+        z, mixers = self._run(x, self._rates(x, timestamps, before), None, mixers)
+        count = x.shape[1] + (0 if state is None else state.count)
+        time = timestamps[:, -1] if timestamps is not None and self.uses_timestamps else None
+        if self.pooling == "last":
+            return z[:, -1], StackState(mixers, z[:, -1], count, time)
+        total = z.sum(1) if state is None else state.total + z.sum(1)
+        return total / count, StackState(mixers, total, count, time)
+
+    def step(
+        self, x: Tensor, state: StackState | None = None, timestamps: Tensor | None = None
+    ) -> tuple[Tensor, StackState]:
+        """Return the features after one more sample (B, C) at times (B,), and the state: `stream` of one sample."""
+        if state is not None and (state.time is None) != (timestamps is None or not self.uses_timestamps):
+            raise ValueError("timestamps go with all samples of a sequence or with none")
+        rate: float | Tensor = self.rate
+        if timestamps is not None and self.uses_timestamps:
+            before = None if state is None else state.time
+            rate = self._rates(x.unsqueeze(1), timestamps.unsqueeze(1), before)
+            rate = rate.squeeze(1) if isinstance(rate, Tensor) else rate
+        else:
+            timestamps = None
+        mixers = (None,) * len(self.blocks) if state is None else state.mixers
+        z, states = self.encoder(x), []
+        for block, mixer_state in zip(self.blocks, mixers, strict=True):
+            z, mixer_state = block.step(z, mixer_state, rate)
+            states.append(mixer_state)
+        z = self.norm(z)
+        count = 1 + (0 if state is None else state.count)
+        total = z if state is None or self.pooling == "last" else state.total + z
+        features = total if self.pooling == "last" else total / count
+        return features, StackState(tuple(states), total, count, timestamps)
+
+    def _run(
+        self, x: Tensor, rate: float | Tensor, lengths: Tensor | None, states: tuple[Any, ...] | None
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """Return the outputs of the last block (B, L, H), and the states after the last step where there were some."""
+        z = self.encoder(x)
+        valid = None if lengths is None else _valid(z, lengths)
+        after = []
+        for index, block in enumerate(self.blocks):
+            z, state = block(z, None if states is None else states[index], rate, valid)
+            after.append(state)
+        return self.norm(z, valid) if isinstance(self.norm, _Norm) else z, tuple(after)
+
+    def _rates(self, x: Tensor, timestamps: Tensor | None, before: Tensor | None) -> float | Tensor:
+        """Return the factor on each time step, (B, L), or one number for all. `before` is the time before the first."""
+        if timestamps is None or not self.uses_timestamps:
+            return self.rate
+        elapsed = gaps(timestamps, like=x) / self.unit
+        elapsed[:, 0] = 1.0 if before is None else (timestamps[:, 0] - before).to(x) / self.unit
+        return elapsed * self.rate
+
+
+class _Block(nn.Module):
+    """One block of a `Stack`."""
+
+    def __init__(self, mixer: Mixer, features: int, norm: str, prenorm: bool, mix: str, dropout: float) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.norm = _Norm(features, norm)
+        self.prenorm = prenorm
+        self.mix = nn.Linear(features, 2 * features) if mix == "glu" else None
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, state: Any, rate: float | Tensor, valid: Tensor | None) -> tuple[Tensor, Any]:
+        y, state = self.mixer(self.norm(x, valid) if self.prenorm else x, state, rate)
+        y = x + self._after(y)
+        return y if self.prenorm else self.norm(y, valid), state
+
+    def step(self, x: Tensor, state: Any, rate: float | Tensor) -> tuple[Tensor, Any]:
+        y, state = self.mixer.step(self.norm(x) if self.prenorm else x, state, rate)
+        y = x + self._after(y)
+        return y if self.prenorm else self.norm(y), state
+
+    def _after(self, y: Tensor) -> Tensor:
+        if self.mix is not None:
+            y = nn.functional.glu(self.mix(self._drop(nn.functional.gelu(y))), dim=-1)
+        return self._drop(y)
+
+    def _drop(self, y: Tensor) -> Tensor:
+        """Leave out features of each sequence, the same at all its steps."""
+        if not (self.training and self.dropout):
+            return y
+        mask = torch.empty(len(y), *(1,) * (y.dim() - 2), y.shape[-1], dtype=y.dtype, device=y.device)
+        return y * mask.bernoulli_(1 - self.dropout).div_(1 - self.dropout)
+
+
+class _Norm(nn.Module):
+    """Layer norm, or batch norm over the valid steps of a batch."""
+
+    def __init__(self, features: int, kind: str) -> None:
+        super().__init__()
+        self.by_batch = kind == "batch"
+        self.norm = nn.BatchNorm1d(features) if self.by_batch else nn.LayerNorm(features)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        if not self.by_batch:
+            return self.norm(x)
+        if valid is None or not self.training:
+            return self.norm(x.reshape(-1, x.shape[-1])).view_as(x)
+        return x.masked_scatter(valid.unsqueeze(-1), self.norm(x[valid]))
+
+
+def _valid(x: Tensor, lengths: Tensor) -> Tensor:
+    """Return which steps lie within the lengths (B,), (B, L)."""
+    return torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)
