@@ -24,14 +24,16 @@ class SequenceModel(nn.Module, ABC):
         uses_timestamps: Whether timestamps change what the model does.
         needs_timestamps: Whether the gaps between observations are an input of the model, not to be done without.
         takes_channel_mask: Whether the model knows what to do where some channels of a step are missing.
-        lr_factors: Factors on the learning rate, by the first part of a parameter's name; 1 for the others.
+        lr_factors: Factors on the learning rate, by a parameter's whole name or the first part of it; 1 for the others.
+        undecayed: Whole names of the parameters that weight decay leaves alone.
         evaluations: Vector-field evaluations in the latest forward pass; None where there is no such field.
     """
 
     needs_timestamps: ClassVar[bool] = False
-    uses_timestamps: ClassVar[bool] = False
+    uses_timestamps: bool = False
     takes_channel_mask: ClassVar[bool] = False
-    lr_factors: ClassVar[Mapping[str, float]] = {}
+    lr_factors: Mapping[str, float] = {}
+    undecayed: frozenset[str] = frozenset()
     evaluations: int | None = None
 
     def __init__(self, input_size: int, hidden_size: int) -> None:

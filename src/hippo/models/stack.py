@@ -1,7 +1,7 @@
 """A deep network of layers that mix along time, and of what stands between them."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -89,17 +89,17 @@ class Stack(SequenceModel):
         self.norm = _Norm(hidden_size, norm) if prenorm else nn.Identity()
         self.pooling, self.unit, self.rate = pooling, unit, rate
         self.uses_timestamps = all(mixer.takes_gaps for mixer in self.mixers)
-        self.dynamics = frozenset(
+        self.undecayed = frozenset(
             f"blocks.{index}.mixer.{name}" for index, mixer in enumerate(self.mixers) for name in mixer.dynamics
         )
-        self.lr_factors = dict.fromkeys(self.dynamics, dynamics_lr)
+        self.lr_factors = dict.fromkeys(self.undecayed, dynamics_lr)
         for mixer in self.mixers:
             mixer.check_rate(rate)
 
     @property
     def mixers(self) -> list[Mixer]:
         """The mixers, in their order."""
-        return [block.mixer for block in self.blocks]
+        return [cast(_Block, block).mixer for block in self.blocks]
 
     def encode(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
         rate = self._rates(x, timestamps, None)
@@ -162,7 +162,7 @@ class Stack(SequenceModel):
         mixers = (None,) * len(self.blocks) if state is None else state.mixers
         z, states = self.encoder(x), []
         for block, mixer_state in zip(self.blocks, mixers, strict=True):
-            z, mixer_state = block.step(z, mixer_state, rate)
+            z, mixer_state = cast(_Block, block).step(z, mixer_state, rate)
             states.append(mixer_state)
         z = self.norm(z)
         count = 1 + (0 if state is None else state.count)

@@ -29,7 +29,7 @@ class SequenceLearner(pl.LightningModule):
 
     Logs the loss of each split per epoch, and of classes the accuracy, as `train/…`, `validation/…`,
     `validation@SHIFT/…` and `test/…`, and the vector-field evaluations of a forward pass where there are any.
-    Parameters learn at the rates that the model's `lr_factors` say.
+    Parameters learn at the rates that the model's `lr_factors` say, and weight decay leaves its `undecayed` alone.
 
     Args:
         model: Features (B, D).
@@ -82,16 +82,20 @@ class SequenceLearner(pl.LightningModule):
         self._step(batch, "test")
 
     def configure_optimizers(self) -> Optimizer | None:
-        groups: dict[float, list[nn.Parameter]] = {}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        factors = self.model.lr_factors
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 continue
-            factor = self.model.lr_factors.get(name.removeprefix("model.").partition(".")[0], 1.0)
-            groups.setdefault(factor, []).append(parameter)
+            name = name.removeprefix("model.")
+            factor = factors.get(name, factors.get(name.partition(".")[0], 1.0))
+            groups.setdefault((factor, name not in self.model.undecayed), []).append(parameter)
         if not groups:
             return None  # nothing is learnt
-        optimizer = self.make_optimizer([{"params": parameters} for parameters in groups.values()])
-        for group, factor in zip(optimizer.param_groups, groups, strict=True):
+        optimizer = self.make_optimizer(
+            [{"params": ps} | ({} if decays else {"weight_decay": 0.0}) for (_, decays), ps in groups.items()]
+        )
+        for group, (factor, _) in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] *= factor
         return optimizer
 
