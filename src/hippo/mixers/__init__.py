@@ -3,5 +3,6 @@
 from hippo.mixers.base import Mixer, TimeInvariant, by_steps, uniform
 from hippo.mixers.lru import LRU
 from hippo.mixers.mamba import Mamba
+from hippo.mixers.mamba2 import Mamba2
 
-__all__ = ["LRU", "Mamba", "Mixer", "TimeInvariant", "by_steps", "uniform"]
+__all__ = ["LRU", "Mamba", "Mamba2", "Mixer", "TimeInvariant", "by_steps", "uniform"]
