@@ -4,5 +4,6 @@ from hippo.mixers.base import Mixer, TimeInvariant, by_steps, uniform
 from hippo.mixers.lru import LRU
 from hippo.mixers.mamba import Mamba
 from hippo.mixers.mamba2 import Mamba2
+from hippo.mixers.retnet import RetNet
 
-__all__ = ["LRU", "Mamba", "Mamba2", "Mixer", "TimeInvariant", "by_steps", "uniform"]
+__all__ = ["LRU", "Mamba", "Mamba2", "Mixer", "RetNet", "TimeInvariant", "by_steps", "uniform"]
