@@ -5,5 +5,6 @@ from hippo.mixers.lru import LRU
 from hippo.mixers.mamba import Mamba
 from hippo.mixers.mamba2 import Mamba2
 from hippo.mixers.retnet import RetNet
+from hippo.mixers.rwkv7 import RWKV7
 
-__all__ = ["LRU", "Mamba", "Mamba2", "Mixer", "RetNet", "TimeInvariant", "by_steps", "uniform"]
+__all__ = ["LRU", "RWKV7", "Mamba", "Mamba2", "Mixer", "RetNet", "TimeInvariant", "by_steps", "uniform"]

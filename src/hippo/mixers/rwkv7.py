@@ -1,0 +1,124 @@
+"""RWKV-7's layer along time (Peng et al. 2025, arXiv 2503.14456)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hippo.kernels import matrix_state
+from hippo.mixers.base import Mixer
+from hippo.mixers.short import each, shifted
+
+RWKV7State = tuple[Tensor, Tensor]
+_MIXED = ("r", "w", "k", "v", "a", "g")  # what is made of each sample and the one before it
+_SHIFT = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}  # exponents of the initial shares
+
+
+class _Rule(NamedTuple):
+    """What the recurrence takes, each (B, L, heads, N), in the order of `matrix_state.delta_rule`."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor
+    read: Tensor
+    write: Tensor
+
+
+class RWKV7(Mixer):
+    """S_t = diag(w_t) S_{t−1} − (κ̂ ∘ a)_t (S_{t−1}ᵀ κ̂_t)ᵀ + k_t v_tᵀ, o_t = S_tᵀ r_t for each head.
+
+    r, w, k, v, a and the output's gate g are made of each sample mixed with the one before it; w, a and g through maps
+    of low rank. out = W (g ⊙ (GroupNorm(o) + (r · (r_k ∘ k)) v)). The reuse of the first layer's values in later ones
+    is left out, as layers do not see each other here, and so is the channel mix, which `Stack` has its own of.
+
+    Args:
+        features: H.
+        head_size: Channels N of a head.
+        rank: Rank of the maps to w, a and g.
+        chunk: Steps that one matrix product takes, a power of 2; does not change the result.
+    """
+
+    dynamics = ("w0", "a0", "k_k", "k_a", "r_k", "shares")
+    takes_rate = takes_gaps = True
+    rate_rule = (
+        "A rate r makes the decay w into w^r; the mix with the sample before, and what is written, stay as they are."
+    )
+
+    def __init__(self, features: int, head_size: int = 64, rank: int = 32, chunk: int | None = None) -> None:
+        super().__init__(features)
+        for name, value in {"head_size": head_size, "rank": rank}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if features % head_size:
+            raise ValueError(f"features={features} must be whole heads of head_size={head_size}")
+        self.heads, self.head_size, self.chunk = features // head_size, head_size, chunk
+        self.shares = nn.Parameter(torch.empty(len(_MIXED), features))
+        self.w0, self.a0 = (nn.Parameter(torch.empty(features)) for _ in range(2))
+        for name in ("w", "a", "g"):
+            self.register_parameter(f"{name}1", nn.Parameter(torch.zeros(features, rank)))
+            second = nn.Parameter(torch.empty(rank, features))
+            nn.init.orthogonal_(second, gain=0.1 * max(1.0, (rank / features) ** 0.5))
+            self.register_parameter(f"{name}2", second)
+        position = torch.linspace(-0.5, 0.5, features)
+        self.k_k = nn.Parameter(0.71 - 0.1 * position)
+        self.k_a = nn.Parameter(torch.full((features,), 1.02))
+        self.r_k = nn.Parameter(torch.full((self.heads, head_size), -0.04))
+        self.receptance, self.key, self.value, self.leave = (
+            nn.Linear(features, features, bias=False) for _ in range(4)
+        )
+        for linear, bound in ((self.receptance, 0.5), (self.key, 0.05), (self.value, 0.5)):
+            nn.init.uniform_(linear.weight, -bound * features**-0.5, bound * features**-0.5)
+        nn.init.zeros_(self.leave.weight)
+        self.norm = nn.GroupNorm(self.heads, features, eps=64e-5)
+        self.place(0, 1)
+
+    def place(self, index: int, depth: int) -> None:
+        """Set what the authors' initialisation makes depend on depth: decays spread more evenly in later layers."""
+        H, N, late = self.features, self.head_size, index / max(depth - 1, 1)
+        rising, position = torch.arange(H) / H, torch.linspace(0, 1, H)
+        zigzag = torch.linspace(-1, 1, N).repeat(self.heads)
+        zigzag = zigzag * zigzag.abs()
+        with torch.no_grad():
+            for share, name in zip(self.shares, _MIXED, strict=True):
+                share.copy_(1 - rising ** (_SHIFT[name] * (1 - index / depth)))
+            self.w0.copy_(-5.5 + 6 * position ** (1 + late**0.3) + 2.5 * zigzag)
+            self.a0.copy_(-0.19 + 0.3 * zigzag + 0.4 * (position - 0.5))
+
+    def initial_state(self, batch: int, like: Tensor) -> RWKV7State:
+        S = like.new_zeros(batch, self.heads, self.head_size, self.head_size)
+        return like.new_zeros(batch, self.features), S
+
+    def rule(self, x: Tensor, before: Tensor, rate: float | Tensor) -> tuple[_Rule, Tensor]:
+        """Return what the recurrence takes, and the gate g (B, L, H)."""
+        difference = shifted(x, before) - x
+        r, w, k, v, a, g = (torch.addcmul(x, difference, share) for share in self.shares)
+        r, k, v = self.receptance(r), self.key(k), self.value(v)
+        log_decay = -math.exp(-0.5) * torch.sigmoid(self.w0 + torch.tanh(w @ self.w1) @ self.w2)
+        a = torch.sigmoid(self.a0 + a @ self.a1 @ self.a2)
+        gate = torch.sigmoid(g @ self.g1) @ self.g2
+
+        def by_head(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (self.heads, self.head_size))
+
+        read = F.normalize(by_head(k * self.k_k), dim=-1)
+        k = k * (1 + (a - 1) * self.k_a)
+        rule = _Rule(*map(by_head, (r, k, v, log_decay * each(rate, 1))), read, -read * by_head(a))
+        return rule, gate
+
+    def forward(
+        self, x: Tensor, state: RWKV7State | None = None, rate: float | Tensor = 1.0
+    ) -> tuple[Tensor, RWKV7State]:
+        self.check_rate(rate)
+        before, S = self.initial_state(len(x), x) if state is None else state
+        rule, gate = self.rule(x, before, rate)
+        o, S = matrix_state.delta_rule(*rule, S, self.chunk)
+        o = self.norm(o.reshape(-1, self.features)).view_as(x)
+        present = (rule.q * rule.k * self.r_k).sum(-1, keepdim=True) * rule.v
+        return self.leave((o + present.flatten(-2)) * gate), (x[:, -1], S)
+
+    def step(self, x: Tensor, state: RWKV7State | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, RWKV7State]:
+        y, state = self(x.unsqueeze(1), state, each(rate, 1))
+        return y.squeeze(1), state
