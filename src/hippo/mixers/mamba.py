@@ -7,13 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hippo.kernels.selective import selective_scan
-from hippo.mixers.base import Mixer
-from hippo.mixers.short import ShortConvolution, each, step_bias
-
-MambaState = tuple[Tensor, Tensor]
+from hippo.mixers.gated import Gated, ShortConvolution, State, each, step_bias
 
 
-class Mamba(Mixer):
+class Mamba(Gated):
     """u = SiLU(conv(x)); h_t = e^{Δ_t A} h_{t−1} + Δ_t u_t B_tᵀ, y_t = h_t C_t + D u_t; out = W (y ⊙ SiLU(z)).
 
     x and z are linear in the input, with E = expand · H channels; Δ = softplus(linear in u), B and C are linear in u.
@@ -29,7 +26,6 @@ class Mamba(Mixer):
     """
 
     dynamics = ("A_log", "D", "to_step.bias")
-    takes_rate = takes_gaps = True
     rate_rule = "A rate multiplies the time step Δ; the window of the short convolution stays as many samples long."
 
     def __init__(
@@ -48,6 +44,7 @@ class Mamba(Mixer):
                 raise ValueError(f"{name} must be at least 1, not {value}")
         channels = expand * features
         self.state_size, self.delta_rank, self.channels = state_size, rank, channels
+        self.width = 2 * channels
         self.enter = nn.Linear(features, 2 * channels, bias=False)
         self.convolution = ShortConvolution(channels, window)
         self.select = nn.Linear(channels, rank + 2 * state_size, bias=False)
@@ -63,14 +60,11 @@ class Mamba(Mixer):
         with torch.no_grad():
             self.leave.weight /= depth**0.5
 
-    def initial_state(self, batch: int, like: Tensor) -> MambaState:
+    def initial_state(self, batch: int, like: Tensor) -> State:
         return self.convolution.initial_state(batch, like), like.new_zeros(batch, self.channels, self.state_size)
 
-    def forward(
-        self, x: Tensor, state: MambaState | None = None, rate: float | Tensor = 1.0
-    ) -> tuple[Tensor, MambaState]:
-        self.check_rate(rate)
-        window, h = self.initial_state(len(x), x) if state is None else state
+    def advance(self, x: Tensor, state: State, rate: float | Tensor) -> tuple[Tensor, State]:
+        window, h = state
         u, z = self.enter(x).chunk(2, -1)
         u, window = self.convolution(u, window)
         u = F.silu(u)
@@ -78,7 +72,3 @@ class Mamba(Mixer):
         step = F.softplus(self.to_step(delta)) * each(rate, 1)
         y, h = selective_scan(u, step, -self.A_log.exp(), B, C, h)
         return self.leave(torch.addcmul(y, self.D, u) * F.silu(z)), (window, h)
-
-    def step(self, x: Tensor, state: MambaState | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, MambaState]:
-        y, state = self(x.unsqueeze(1), state, each(rate, 1))
-        return y.squeeze(1), state

@@ -5,13 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hippo.kernels import matrix_state
-from hippo.mixers.base import Mixer
-from hippo.mixers.short import ShortConvolution, each, step_bias
-
-Mamba2State = tuple[Tensor, Tensor]
+from hippo.mixers.gated import Gated, ShortConvolution, State, each, step_bias
 
 
-class Mamba2(Mixer):
+class Mamba2(Gated):
     """S_t = e^{Δ_t a} S_{t−1} + B_t (Δ_t u_t)ᵀ, y_t = S_tᵀ C_t + D u_t for each head; out = W RMSNorm(y ⊙ SiLU(z)).
 
     [u, B, C] is SiLU(conv(·)) of a linear map of the input, z and Δ = softplus(·) are others; a < 0 is one number a
@@ -29,7 +26,6 @@ class Mamba2(Mixer):
     """
 
     dynamics = ("A_log", "D", "delta_bias")
-    takes_rate = takes_gaps = True
     rate_rule = "A rate multiplies the time step Δ; the window of the short convolution stays as many samples long."
 
     def __init__(
@@ -58,6 +54,7 @@ class Mamba2(Mixer):
             raise ValueError(
                 f"{channels} channels must be whole heads of head_size={head_size}, and those whole groups={groups}"
             )
+        self.width = 2 * channels + 2 * groups * state_size + heads
         self.sizes = [channels, channels + 2 * groups * state_size, heads]
         self.state_size, self.groups, self.head_size, self.chunk = state_size, groups, head_size, chunk
         self.enter = nn.Linear(features, sum(self.sizes), bias=False)
@@ -72,15 +69,12 @@ class Mamba2(Mixer):
         with torch.no_grad():
             self.leave.weight /= depth**0.5
 
-    def initial_state(self, batch: int, like: Tensor) -> Mamba2State:
+    def initial_state(self, batch: int, like: Tensor) -> State:
         S = like.new_zeros(batch, self.sizes[2], self.state_size, self.head_size)
         return self.convolution.initial_state(batch, like), S
 
-    def forward(
-        self, x: Tensor, state: Mamba2State | None = None, rate: float | Tensor = 1.0
-    ) -> tuple[Tensor, Mamba2State]:
-        self.check_rate(rate)
-        window, S = self.initial_state(len(x), x) if state is None else state
+    def advance(self, x: Tensor, state: State, rate: float | Tensor) -> tuple[Tensor, State]:
+        window, S = state
         z, u, delta = self.enter(x).split(self.sizes, -1)
         u, window = self.convolution(u, window)
         shared = self.groups * self.state_size
@@ -91,9 +85,3 @@ class Mamba2(Mixer):
         y, S = matrix_state.decayed(C, B, delta.unsqueeze(-1) * u, -self.A_log.exp() * delta, S, self.chunk)
         y = torch.addcmul(y, self.D.unsqueeze(-1), u).flatten(-2)
         return self.leave(self.norm(y * F.silu(z))), (window, S)
-
-    def step(
-        self, x: Tensor, state: Mamba2State | None = None, rate: float | Tensor = 1.0
-    ) -> tuple[Tensor, Mamba2State]:
-        y, state = self(x.unsqueeze(1), state, each(rate, 1))
-        return y.squeeze(1), state

@@ -5,13 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hippo.kernels import matrix_state
-from hippo.mixers.base import Mixer
-from hippo.mixers.short import each
-
-RetNetState = tuple[Tensor, Tensor]
+from hippo.mixers.gated import Gated, State
 
 
-class RetNet(Mixer):
+class RetNet(Gated):
     """S_t = γ S_{t−1} + k_t v_tᵀ, o_t = S_tᵀ q_t for each head, with γ = 1 − 2^{−5−h}; out = W (SiLU(g) ⊙ RMSNorm(o)).
 
     q and k turn with time, by angles 1 … 10⁻⁴ a step, so what is recalled depends on how long ago it was. The
@@ -24,7 +21,6 @@ class RetNet(Mixer):
         chunk: Steps that one matrix product takes; does not change the result.
     """
 
-    takes_rate = takes_gaps = True
     rate_rule = (
         "A rate r makes γ into γ^r and turns q and k r times as far; inputs are not scaled, the norm undoes that."
     )
@@ -37,6 +33,7 @@ class RetNet(Mixer):
         if features % (2 * heads):
             raise ValueError(f"features={features} must be a multiple of 2 heads, {2 * heads}: q and k turn in pairs")
         self.heads, self.chunk, channels = heads, chunk, expand * features
+        self.width = channels
         self.query, self.key = (nn.Linear(features, features, bias=False) for _ in range(2))
         self.value, self.gate = (nn.Linear(features, channels, bias=False) for _ in range(2))
         self.leave = nn.Linear(channels, features, bias=False)
@@ -44,7 +41,7 @@ class RetNet(Mixer):
             nn.init.xavier_uniform_(linear.weight, gain=2**-2.5)
         nn.init.xavier_uniform_(self.leave.weight, gain=2**-1)
 
-    def initial_state(self, batch: int, like: Tensor) -> RetNetState:
+    def initial_state(self, batch: int, like: Tensor) -> State:
         H, heads = self.features, self.heads
         S = like.new_zeros(batch, heads, H // heads, len(self.value.weight) // heads)
         return S, torch.zeros(batch, dtype=torch.float64, device=like.device)
@@ -68,18 +65,9 @@ class RetNet(Mixer):
         steps = rate if isinstance(rate, Tensor) else x.new_full((1, x.shape[1]), rate)
         return q, k, v, steps.unsqueeze(-1) * log_decay, time
 
-    def forward(
-        self, x: Tensor, state: RetNetState | None = None, rate: float | Tensor = 1.0
-    ) -> tuple[Tensor, RetNetState]:
-        self.check_rate(rate)
-        S, now = self.initial_state(len(x), x) if state is None else state
+    def advance(self, x: Tensor, state: State, rate: float | Tensor) -> tuple[Tensor, State]:
+        S, now = state
         *inputs, time = self.retention(x, now, rate)
         o, S = matrix_state.decayed(*inputs, S, self.chunk)
         o = F.rms_norm(o, (o.shape[-1],), eps=1e-6).flatten(-2)
         return self.leave(F.silu(self.gate(x)) * o), (S, time[:, -1])
-
-    def step(
-        self, x: Tensor, state: RetNetState | None = None, rate: float | Tensor = 1.0
-    ) -> tuple[Tensor, RetNetState]:
-        y, state = self(x.unsqueeze(1), state, each(rate, 1))
-        return y.squeeze(1), state

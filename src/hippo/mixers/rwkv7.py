@@ -8,10 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hippo.kernels import matrix_state
-from hippo.mixers.base import Mixer
-from hippo.mixers.short import each, shifted
+from hippo.mixers.gated import Gated, State, each, shifted
 
-RWKV7State = tuple[Tensor, Tensor]
 _MIXED = ("r", "w", "k", "v", "a", "g")  # what is made of each sample and the one before it
 _SHIFT = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}  # exponents of the initial shares
 
@@ -27,7 +25,7 @@ class _Rule(NamedTuple):
     write: Tensor
 
 
-class RWKV7(Mixer):
+class RWKV7(Gated):
     """S_t = diag(w_t) S_{t−1} − (κ̂ ∘ a)_t (S_{t−1}ᵀ κ̂_t)ᵀ + k_t v_tᵀ, o_t = S_tᵀ r_t for each head.
 
     r, w, k, v, a and the output's gate g are made of each sample mixed with the one before it; w, a and g through maps
@@ -42,7 +40,6 @@ class RWKV7(Mixer):
     """
 
     dynamics = ("w0", "a0", "k_k", "k_a", "r_k", "shares")
-    takes_rate = takes_gaps = True
     rate_rule = (
         "A rate r makes the decay w into w^r; the mix with the sample before, and what is written, stay as they are."
     )
@@ -55,6 +52,7 @@ class RWKV7(Mixer):
         if features % head_size:
             raise ValueError(f"features={features} must be whole heads of head_size={head_size}")
         self.heads, self.head_size, self.chunk = features // head_size, head_size, chunk
+        self.width = 4 * features  # of states between chunks, whose size is that of so many channels
         self.shares = nn.Parameter(torch.empty(len(_MIXED), features))
         self.w0, self.a0 = (nn.Parameter(torch.empty(features)) for _ in range(2))
         for name in ("w", "a", "g"):
@@ -87,18 +85,20 @@ class RWKV7(Mixer):
             self.w0.copy_(-5.5 + 6 * position ** (1 + late**0.3) + 2.5 * zigzag)
             self.a0.copy_(-0.19 + 0.3 * zigzag + 0.4 * (position - 0.5))
 
-    def initial_state(self, batch: int, like: Tensor) -> RWKV7State:
+    def initial_state(self, batch: int, like: Tensor) -> State:
         S = like.new_zeros(batch, self.heads, self.head_size, self.head_size)
         return like.new_zeros(batch, self.features), S
 
     def rule(self, x: Tensor, before: Tensor, rate: float | Tensor) -> tuple[_Rule, Tensor]:
         """Return what the recurrence takes, and the gate g (B, L, H)."""
-        difference = shifted(x, before) - x
-        r, w, k, v, a, g = (torch.addcmul(x, difference, share) for share in self.shares)
-        r, k, v = self.receptance(r), self.key(k), self.value(v)
-        log_decay = -math.exp(-0.5) * torch.sigmoid(self.w0 + torch.tanh(w @ self.w1) @ self.w2)
-        a = torch.sigmoid(self.a0 + a @ self.a1 @ self.a2)
-        gate = torch.sigmoid(g @ self.g1) @ self.g2
+        # W (x + μ ∘ (x' − x)) of all six maps is one product with [x, x'], and no mixed input is kept.
+        weights = (self.receptance.weight, self.w1.mT, self.key.weight, self.value.weight, self.a1.mT, self.g1.mT)
+        mixing = [torch.cat([W * (1 - mu), W * mu], 1) for W, mu in zip(weights, self.shares, strict=True)]
+        mixed = F.linear(torch.cat([x, shifted(x, before)], -1), torch.cat(mixing))
+        r, w, k, v, a, g = mixed.split([len(W) for W in weights], -1)
+        log_decay = -math.exp(-0.5) * torch.sigmoid(self.w0 + torch.tanh(w) @ self.w2)
+        a = torch.sigmoid(self.a0 + a @ self.a2)
+        gate = torch.sigmoid(g) @ self.g2
 
         def by_head(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.heads, self.head_size))
@@ -108,17 +108,10 @@ class RWKV7(Mixer):
         rule = _Rule(*map(by_head, (r, k, v, log_decay * each(rate, 1))), read, -read * by_head(a))
         return rule, gate
 
-    def forward(
-        self, x: Tensor, state: RWKV7State | None = None, rate: float | Tensor = 1.0
-    ) -> tuple[Tensor, RWKV7State]:
-        self.check_rate(rate)
-        before, S = self.initial_state(len(x), x) if state is None else state
+    def advance(self, x: Tensor, state: State, rate: float | Tensor) -> tuple[Tensor, State]:
+        before, S = state
         rule, gate = self.rule(x, before, rate)
         o, S = matrix_state.delta_rule(*rule, S, self.chunk)
         o = self.norm(o.reshape(-1, self.features)).view_as(x)
         present = (rule.q * rule.k * self.r_k).sum(-1, keepdim=True) * rule.v
         return self.leave((o + present.flatten(-2)) * gate), (x[:, -1], S)
-
-    def step(self, x: Tensor, state: RWKV7State | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, RWKV7State]:
-        y, state = self(x.unsqueeze(1), state, each(rate, 1))
-        return y.squeeze(1), state

@@ -4,6 +4,8 @@ Decays are sums of logarithms over the steps that they span, each at most 0: no 
 another, which would overflow. What autograd keeps is of size (B, L, H, Q) and (B, L/Q, H, N, P).
 """
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -49,7 +51,7 @@ def decayed_channels(
     B, L, H, P = v.shape
     q, k, v, log_decay = (_by_head(x, _halving(chunk, L)) for x in (q, k, v, log_decay))
     (X, Q, N), M = q.shape, len(q) // (B * H)
-    scores = _Scores.apply(q[None], k[None], log_decay, (False,)).view(X, Q, Q)
+    scores = _Scores.apply(log_decay, (False,), q, k).view(X, Q, Q)
     since, until = log_decay.cumsum(1).exp(), suffix_sums(log_decay).exp()
     added = torch.bmm((k * until).mT, v).view(B, M, H, N, P)
     entering, state = carried(added, since[:, -1].view(B, M, H, N, 1), state)
@@ -68,7 +70,7 @@ def delta_rule(
     B, L, H, P = v.shape
     q, k, v, log_decay, read, write = (_by_head(x, _halving(chunk, L)) for x in (q, k, v, log_decay, read, write))
     (X, Q, N), M = q.shape, len(q) // (B * H)
-    scores = _Scores.apply(torch.stack([q, read]), torch.stack([k, write]), log_decay, (False, True))
+    scores = _Scores.apply(log_decay, (False, True), q, read, k, write)
     (q_scores, read_scores), since = scores.unbind(1), log_decay.cumsum(1)
     since, until = since.exp(), suffix_sums(log_decay).exp()
     before = torch.cat([torch.ones_like(since[:, :1]), since[:, :-1]], 1)
@@ -95,78 +97,82 @@ class _Scores(torch.autograd.Function):
     A chunk is halved, and its halves again: at each level the later half's queries decay from the middle of the pair,
     the earlier half's keys decay to it, and one product makes all scores between the halves.
 
-    Args (of `apply`): queries (T, X, Q, N), keys (U, X, Q, N), log_decay (X, Q, N), and for each of the T whether it
-    is read before the decay. Q is a power of 2. Returns (X, T, Q, U, Q).
+    Args (of `apply`): log_decay (X, Q, N), for each of T queries whether it is read before the decay, and T queries and
+    U keys, all (X, Q, N). Q is a power of 2. Returns (X, T, Q, U, Q).
     """
 
     @staticmethod
-    def forward(ctx, queries, keys, log_decay, before):
-        ctx.save_for_backward(queries, keys, log_decay)
+    def forward(ctx, log_decay, before, *vectors):
+        ctx.save_for_backward(log_decay, *vectors)
         ctx.before = before
-        (T, X, Q, _), U = queries.shape, len(keys)
-        scores = queries.new_zeros(X, T, Q, U, Q)
-        for t in range(T):
-            if not before[t]:
-                for u in range(U):
-                    scores[:, t, :, u].diagonal(dim1=1, dim2=2).copy_((queries[t] * keys[u]).sum(-1))
+        queries, keys = vectors[: len(before)], vectors[len(before) :]
+        X, Q, _ = log_decay.shape
+        scores = log_decay.new_zeros(X, len(queries), Q, len(keys), Q)
+        for t, query in enumerate(queries):
+            for u, key in enumerate(keys):
+                if not before[t]:
+                    scores[:, t, :, u].diagonal(dim1=1, dim2=2).copy_((query * key).sum(-1))
         for size, since, until in _levels(log_decay):
-            q, k = _decayed(queries, since, until, keys, size, before)
-            _blocks(scores, size).copy_(torch.bmm(q, k.mT).view(X, -1, T, size, U, size))
+            q, k = _decayed(queries, keys, size, since, until, before)
+            product = torch.bmm(q, k.mT).view(X, -1, len(queries), size, len(keys), size)
+            _blocks(scores, size).copy_(product)
         return scores
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
-        queries, keys, log_decay = ctx.saved_tensors
+        log_decay, *vectors = ctx.saved_tensors
         before = ctx.before
-        (T, X, _, N), U = queries.shape, len(keys)
-        to_queries, to_keys = torch.zeros_like(queries), torch.zeros_like(keys)
-        for t in range(T):
-            if not before[t]:
-                for u in range(U):
+        queries, keys = vectors[: len(before)], vectors[len(before) :]
+        X, _, N = log_decay.shape
+        to_queries, to_keys = ([torch.zeros_like(v) for v in each] for each in (queries, keys))
+        for t, query in enumerate(queries):
+            for u, key in enumerate(keys):
+                if not before[t]:
                     diagonal = gradient[:, t, :, u].diagonal(dim1=1, dim2=2).unsqueeze(-1)
-                    to_queries[t].addcmul_(diagonal, keys[u])
-                    to_keys[u].addcmul_(diagonal, queries[t])
+                    to_queries[t].addcmul_(diagonal, key)
+                    to_keys[u].addcmul_(diagonal, query)
         for size, since, until in _levels(log_decay):
-            q, k = _decayed(queries, since, until, keys, size, before)
-            block = _blocks(gradient, size).reshape(-1, T * size, U * size)
-            to_q = torch.bmm(block, k).view(X, -1, T, size, N)
-            to_k = torch.bmm(block.mT.contiguous(), q).view(X, -1, U, size, N)
-            half_q, half_k = _halves(to_queries, size)[:, :, :, 1], _halves(to_keys, size)[:, :, :, 0]
-            for t in range(T):
-                half_q[t].addcmul_(to_q[:, :, t], _read(since, before[t]))
-            for u in range(U):
-                half_k[u].addcmul_(to_k[:, :, u], until)
+            q, k = _decayed(queries, keys, size, since, until, before)
+            block = _blocks(gradient, size).reshape(-1, len(queries) * size, len(keys) * size)
+            to_q = torch.bmm(block, k).view(X, -1, len(queries), size, N)
+            to_k = torch.bmm(block.mT.contiguous(), q).view(X, -1, len(keys), size, N)
+            for t, early in enumerate(before):
+                _halves(to_queries[t], size)[:, :, 1].addcmul_(to_q[:, :, t], _read(since, early))
+            for u in range(len(keys)):
+                _halves(to_keys[u], size)[:, :, 0].addcmul_(to_k[:, :, u], until)
         # log_decay l acts on the pairs j < l ≤ i: those of queries from l on, less those whose key is as late as that.
-        pairs = -(keys * to_keys).sum(0)
-        for t in range(T):
-            own = queries[t] * to_queries[t]
-            if before[t]:
-                pairs[:, :-1] += own[:, 1:]
+        pairs = torch.zeros_like(log_decay)
+        for key, to_key in zip(keys, to_keys, strict=True):
+            pairs.addcmul_(key, to_key, value=-1)
+        for query, to_query, early in zip(queries, to_queries, before, strict=True):
+            if early:
+                pairs[:, :-1].addcmul_(query[:, 1:], to_query[:, 1:])
             else:
-                pairs += own
-        return to_queries, to_keys, suffix_sums(pairs) + pairs, None
+                pairs.addcmul_(query, to_query)
+        return suffix_sums(pairs) + pairs, None, *to_queries, *to_keys
 
 
-def _levels(log_decay: Tensor):
+def _levels(log_decay: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """For halves of 1, 2, 4, … steps: their size, the later one's decay since the middle of each pair and the earlier
     one's until it, (X, Q/2m, m, N)."""
     since, until, size = log_decay.clone(), torch.zeros_like(log_decay), 1
     while size < log_decay.shape[1]:
-        early, late = _halves(since[None], size)[0].unbind(2)
-        yield size, late.exp(), _halves(until[None], size)[0, :, :, 0].exp()
-        _halves(until[None], size)[0, :, :, 0].add_(late[:, :, -1:])
+        early, late = _halves(since, size).unbind(2)
+        yield size, late.exp(), _halves(until, size)[:, :, 0].exp()
+        _halves(until, size)[:, :, 0].add_(late[:, :, -1:])
         late.add_(early[:, :, -1:])
         size *= 2
 
 
 def _halves(x: Tensor, size: int) -> Tensor:
-    """View (T, X, Q, N) as (T, X, Q/2m, 2, m, N)."""
-    return x.unflatten(2, (-1, 2, size))
+    """View (X, Q, N) as (X, Q/2m, 2, m, N)."""
+    return x.unflatten(1, (-1, 2, size))
 
 
 def _blocks(scores: Tensor, size: int) -> Tensor:
     """View scores (X, T, Q, U, Q) between the later half of each pair and the earlier, (X, Q/2m, T, m, U, m)."""
-    pairs = scores.unflatten(4, (-1, 2, size))[..., 0, :].unflatten(2, (-1, 2, size))[:, :, :, 1]  # (X,T,p,m,U,p,m)
+    pairs = scores.unflatten(4, (-1, 2, size))[..., 0, :].unflatten(2, (-1, 2, size))[:, :, :, 1]
     return pairs.diagonal(dim1=2, dim2=5).permute(0, 5, 1, 2, 3, 4)
 
 
@@ -175,12 +181,19 @@ def _read(since: Tensor, before: bool) -> Tensor:
     return torch.cat([torch.ones_like(since[:, :, :1]), since[:, :, :-1]], 2) if before else since
 
 
-def _decayed(queries: Tensor, since: Tensor, until: Tensor, keys: Tensor, size: int, before: tuple[bool, ...]):
+def _decayed(
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    size: int,
+    since: Tensor,
+    until: Tensor,
+    before: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
     """The later halves' queries and the earlier halves' keys, decayed, (X Q/2m, T m, N) and (X Q/2m, U m, N)."""
-    q, k = _halves(queries, size)[:, :, :, 1], _halves(keys, size)[:, :, :, 0]
-    q = torch.stack([part * _read(since, early) for part, early in zip(q, before, strict=True)], 2)
-    k = torch.stack([part * until for part in k], 2)
-    return q.flatten(2, 3).flatten(0, 1), k.flatten(2, 3).flatten(0, 1)
+    late = [_halves(q, size)[:, :, 1] * _read(since, early) for q, early in zip(queries, before, strict=True)]
+    early = [_halves(k, size)[:, :, 0] * until for k in keys]
+    q, k = (torch.cat(parts, 2).flatten(0, 1) for parts in (late, early))
+    return q, k
 
 
 def _halving(chunk: int, length: int) -> int:
