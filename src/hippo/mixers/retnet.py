@@ -34,6 +34,9 @@ class RetNet(Gated):
             raise ValueError(f"features={features} must be a multiple of 2 heads, {2 * heads}: q and k turn in pairs")
         self.heads, self.chunk, channels = heads, chunk, expand * features
         self.width = channels
+        # In float64 whatever the weights are: times are long and their phases are not.
+        self.angles = torch.logspace(0, -4, features // heads // 2, dtype=torch.float64)
+        self.log_decay = torch.log1p(-torch.exp2(-5 - torch.arange(heads, dtype=torch.float64)))
         self.query, self.key = (nn.Linear(features, features, bias=False) for _ in range(2))
         self.value, self.gate = (nn.Linear(features, channels, bias=False) for _ in range(2))
         self.leave = nn.Linear(channels, features, bias=False)
@@ -51,8 +54,7 @@ class RetNet(Gated):
         size = self.features // self.heads
         elapsed = rate.double() if isinstance(rate, Tensor) else now.new_full(x.shape[:2], rate)
         time = now.unsqueeze(1) + elapsed.cumsum(1)
-        angles = torch.logspace(0, -4, size // 2, dtype=torch.float64, device=x.device)
-        turn = (time.unsqueeze(-1) * angles).unsqueeze(2)
+        turn = (time.unsqueeze(-1) * self.angles.to(x.device)).unsqueeze(2)
         cos, sin = turn.cos().to(x), turn.sin().to(x)
 
         def turned(v: Tensor) -> Tensor:
@@ -61,13 +63,12 @@ class RetNet(Gated):
 
         q, k = turned(self.query(x)), turned(self.key(x) * size**-0.5)
         v = self.value(x).unflatten(-1, (self.heads, -1))
-        log_decay = torch.log1p(-torch.exp2(-5 - torch.arange(self.heads, dtype=torch.float64, device=x.device))).to(x)
         steps = rate if isinstance(rate, Tensor) else x.new_full((1, x.shape[1]), rate)
-        return q, k, v, steps.unsqueeze(-1) * log_decay, time
+        return q, k, v, steps.unsqueeze(-1) * self.log_decay.to(x), time
 
     def advance(self, x: Tensor, state: State, rate: float | Tensor) -> tuple[Tensor, State]:
         S, now = state
-        *inputs, time = self.retention(x, now, rate)
-        o, S = matrix_state.decayed(*inputs, S, self.chunk)
+        q, k, v, log_decay, time = self.retention(x, now, rate)
+        o, S = matrix_state.decayed(q, k, v, log_decay, S, self.chunk)
         o = F.rms_norm(o, (o.shape[-1],), eps=1e-6).flatten(-2)
         return self.leave(F.silu(self.gate(x)) * o), (S, time[:, -1])

@@ -39,6 +39,7 @@ class RWKV7(Gated):
         chunk: Steps that one matrix product takes, a power of 2; does not change the result.
     """
 
+    map_of_row: Tensor
     dynamics = ("w0", "a0", "k_k", "k_a", "r_k", "shares")
     rate_rule = (
         "A rate r makes the decay w into w^r; the mix with the sample before, and what is written, stay as they are."
@@ -54,12 +55,13 @@ class RWKV7(Gated):
         self.heads, self.head_size, self.chunk = features // head_size, head_size, chunk
         self.width = 4 * features  # of states between chunks, whose size is that of so many channels
         self.shares = nn.Parameter(torch.empty(len(_MIXED), features))
+        rows = torch.tensor([features, rank, features, features, rank, rank])
+        self.register_buffer("map_of_row", torch.arange(len(_MIXED)).repeat_interleave(rows), persistent=False)
         self.w0, self.a0 = (nn.Parameter(torch.empty(features)) for _ in range(2))
-        for name in ("w", "a", "g"):
-            self.register_parameter(f"{name}1", nn.Parameter(torch.zeros(features, rank)))
-            second = nn.Parameter(torch.empty(rank, features))
+        self.w1, self.a1, self.g1 = (nn.Parameter(torch.zeros(features, rank)) for _ in range(3))
+        self.w2, self.a2, self.g2 = (nn.Parameter(torch.empty(rank, features)) for _ in range(3))
+        for second in (self.w2, self.a2, self.g2):
             nn.init.orthogonal_(second, gain=0.1 * max(1.0, (rank / features) ** 0.5))
-            self.register_parameter(f"{name}2", second)
         position = torch.linspace(-0.5, 0.5, features)
         self.k_k = nn.Parameter(0.71 - 0.1 * position)
         self.k_a = nn.Parameter(torch.full((features,), 1.02))
@@ -93,8 +95,9 @@ class RWKV7(Gated):
         """Return what the recurrence takes, and the gate g (B, L, H)."""
         # W (x + μ ∘ (x' − x)) of all six maps is one product with [x, x'], and no mixed input is kept.
         weights = (self.receptance.weight, self.w1.mT, self.key.weight, self.value.weight, self.a1.mT, self.g1.mT)
-        mixing = [torch.cat([W * (1 - mu), W * mu], 1) for W, mu in zip(weights, self.shares, strict=True)]
-        mixed = F.linear(torch.cat([x, shifted(x, before)], -1), torch.cat(mixing))
+        whole = torch.cat(weights)
+        earlier = whole * self.shares.index_select(0, self.map_of_row)
+        mixed = F.linear(torch.cat([x, shifted(x, before)], -1), torch.cat([whole - earlier, earlier], 1))
         r, w, k, v, a, g = mixed.split([len(W) for W in weights], -1)
         log_decay = -math.exp(-0.5) * torch.sigmoid(self.w0 + torch.tanh(w) @ self.w2)
         a = torch.sigmoid(self.a0 + a @ self.a2)
@@ -105,7 +108,8 @@ class RWKV7(Gated):
 
         read = F.normalize(by_head(k * self.k_k), dim=-1)
         k = k * (1 + (a - 1) * self.k_a)
-        rule = _Rule(*map(by_head, (r, k, v, log_decay * each(rate, 1))), read, -read * by_head(a))
+        r, k, v, log_decay, a = map(by_head, (r, k, v, log_decay * each(rate, 1), a))
+        rule = _Rule(r, k, v, log_decay, read, -read * a)
         return rule, gate
 
     def advance(self, x: Tensor, state: State, rate: float | Tensor) -> tuple[Tensor, State]:

@@ -1,11 +1,12 @@
 """Recurrences whose state is a matrix for each head: it decays, takes up k vᵀ, and is read by q.
 
-The chunked products of `chunked` serve on every device; `naive` is the recurrence as written, step by step.
+The chunked products of `chunked` serve on every device. `naive` is the recurrence as written: the reference, and what
+serves where there is one step only.
 """
 
 from torch import Tensor
 
-from hippo.kernels.matrix_state import chunked
+from hippo.kernels.matrix_state import chunked, naive
 
 SCALAR_CHUNK = 56  # steps in one product; at 32 and 112 both passes take a quarter longer (L = 784, N = P = 64)
 CHANNEL_CHUNK = 32  # a power of 2; at 16 they take up to twice, and at 64 a tenth longer
@@ -41,6 +42,9 @@ def decayed(
     if tuple(log_decay.shape) not in decays:
         raise ValueError(f"log_decay must be {' or '.join(map(str, decays))}, not {tuple(log_decay.shape)}")
     state = _state(state, q, v)
+    if L == 1:
+        q, k = (x.repeat_interleave(H // G, 2) for x in (q, k)) if G < H else (q, k)
+        return naive.decayed_loop(q, k, v, log_decay, state)
     if by_channel:
         return chunked.decayed_channels(q, k, v, log_decay, state, _power_of_2(chunk))
     return chunked.decayed_scalar(q, k, v, log_decay, state, chunk or SCALAR_CHUNK)
@@ -82,7 +86,10 @@ def delta_rule(
     for name, value in {"k": k, "log_decay": log_decay, "read": read, "write": write}.items():
         if value.shape != q.shape:
             raise ValueError(f"{name} must be shaped as q, {tuple(q.shape)}, not {tuple(value.shape)}")
-    return chunked.delta_rule(q, k, v, log_decay, read, write, _state(state, q, v), _power_of_2(chunk))
+    state = _state(state, q, v)
+    if v.shape[1] == 1:
+        return naive.delta_loop(q, k, v, log_decay, read, write, state)
+    return chunked.delta_rule(q, k, v, log_decay, read, write, state, _power_of_2(chunk))
 
 
 def _state(state: Tensor | None, q: Tensor, v: Tensor) -> Tensor:

@@ -71,9 +71,10 @@ def delta_rule(
     q, k, v, log_decay, read, write = (_by_head(x, _halving(chunk, L)) for x in (q, k, v, log_decay, read, write))
     (X, Q, N), M = q.shape, len(q) // (B * H)
     scores = _Scores.apply(log_decay, (False, True), q, read, k, write)
-    (q_scores, read_scores), since = scores.unbind(1), log_decay.cumsum(1)
-    since, until = since.exp(), suffix_sums(log_decay).exp()
-    before = torch.cat([torch.ones_like(since[:, :1]), since[:, :-1]], 1)
+    q_scores, read_scores = scores.unbind(1)
+    # From what enters: up to each step, and up to the one before it, two views of one tensor.
+    since = F.pad(log_decay.cumsum(1), (0, 0, 1, 0)).exp()
+    before, since, until = since[:, :-1], since[:, 1:], suffix_sums(log_decay).exp()
 
     known = torch.cat([torch.bmm(read_scores[:, :, 0], v), read * before], -1)  # (X, Q, P + N)
     solved = torch.linalg.solve_triangular(-read_scores[:, :, 1], known, upper=False, unitriangular=True)

@@ -1,6 +1,6 @@
 """The matrix-state recurrences step by step, and the first of them as one masked product: the references.
 
-Shapes are those of `hippo.kernels.matrix_state`, but for the heads of q and k, which are not shared here.
+Shapes are those of `hippo.kernels.matrix_state`, but that heads do not share q and k here.
 """
 
 import torch
@@ -14,7 +14,7 @@ def decayed_loop(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tens
         decay = log_decay[:, t].exp()
         decay = decay[..., None] if decay.dim() == 3 else decay[..., None, None]
         state = decay * state + k[:, t].unsqueeze(-1) * v[:, t].unsqueeze(-2)
-        outputs.append(torch.einsum("bhnp,bhn->bhp", state, q[:, t]))
+        outputs.append(recall(state, q[:, t]))
     return torch.stack(outputs, 1), state
 
 
@@ -34,10 +34,15 @@ def delta_loop(
     """S_t = diag(e^{g_t}) S_{t−1} + write_t (S_{t−1}ᵀ read_t)ᵀ + k_t v_tᵀ, o_t = S_tᵀ q_t, as written."""
     outputs = []
     for t in range(q.shape[1]):
-        recalled = torch.einsum("bhnp,bhn->bhp", state, read[:, t])
+        recalled = recall(state, read[:, t])
         state = log_decay[:, t].exp().unsqueeze(-1) * state
         state = (
             state + write[:, t].unsqueeze(-1) * recalled.unsqueeze(-2) + k[:, t].unsqueeze(-1) * v[:, t].unsqueeze(-2)
         )
-        outputs.append(torch.einsum("bhnp,bhn->bhp", state, q[:, t]))
+        outputs.append(recall(state, q[:, t]))
     return torch.stack(outputs, 1), state
+
+
+def recall(state: Tensor, query: Tensor) -> Tensor:
+    """Sᵀ q, (B, H, P)."""
+    return (query.unsqueeze(-2) @ state).squeeze(-2)

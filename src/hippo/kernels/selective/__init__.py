@@ -1,10 +1,12 @@
 """Mamba's selective scan: a diagonal real recurrence whose step, input and output change with every sample.
 
-`recomputed` serves on every device and keeps no tensor (B, L, D, N); `naive` is the recurrence as written.
+`recomputed` serves on every device and keeps no tensor (B, L, D, N). `naive` is the recurrence as written: the
+reference, and what serves where there is one step only.
 """
 
 from torch import Tensor
 
+from hippo.kernels.selective import naive
 from hippo.kernels.selective.recomputed import SelectiveScan
 
 
@@ -40,4 +42,6 @@ def selective_scan(
         if value is not None and value.shape != shape:
             raise ValueError(f"{name} must be {tuple(shape)} to match u {tuple(u.shape)}, not {tuple(value.shape)}")
     state = u.new_zeros(batch, width, states) if state is None else state
+    if length == 1:
+        return naive.loop(u, step, A, B, C, state)
     return SelectiveScan.apply(u, step, A, B, C, state)
