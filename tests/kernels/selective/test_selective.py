@@ -1,9 +1,19 @@
 """The selective scan, its gradients and its memory, against the loop."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
-from hippo.kernels.selective import naive, selective_scan
+from hippo.kernels.common import compile as jit
+from hippo.kernels.selective import cpu, naive, recomputed, selective_scan
+
+compiled = pytest.mark.skipif(not jit.compiled(), reason="numba is not installed")
+FORMS = [
+    pytest.param(cpu.scan, marks=compiled, id="cpu"),
+    pytest.param(recomputed.SelectiveScan.apply, id="recomputed"),
+]
 
 
 def inputs(length: int, batch: int = 2, width: int = 3, states: int = 4, dtype=torch.float64) -> list[torch.Tensor]:
@@ -17,10 +27,11 @@ def inputs(length: int, batch: int = 2, width: int = 3, states: int = 4, dtype=t
 
 
 @pytest.mark.parametrize("length", [1, 28, 61])
-def test_outputs_state_and_gradients_are_those_of_the_loop(length):
+@pytest.mark.parametrize("scan", FORMS)
+def test_outputs_state_and_gradients_are_those_of_the_loop(scan, length):
     torch.manual_seed(length)
-    args = inputs(length)
-    results = selective_scan(*args), naive.loop(*args)
+    args = inputs(length, width=19)
+    results = scan(*args), naive.loop(*args)
     weights = [torch.randn_like(x) for x in results[0]]
     both = [
         (*each, *torch.autograd.grad(sum((x * w).sum() for x, w in zip(each, weights, strict=True)), args))
@@ -42,17 +53,62 @@ def test_constant_steps_and_vectors_make_a_diagonal_state_space():
     torch.testing.assert_close(selective_scan(u, step, A, B, C)[0], expected)
 
 
-def test_float32_agrees_with_float64(relative_error):
+@pytest.mark.parametrize("scan", FORMS)
+def test_float32_agrees_with_float64(scan, relative_error):
     torch.manual_seed(1)
-    args = [x.detach() for x in inputs(61)]
-    assert relative_error(selective_scan(*(x.float() for x in args))[0], naive.loop(*args)[0]) < 1e-6
+    args = inputs(61)
+    narrow = [x.detach().float().requires_grad_() for x in args]
+    (y, _), (expected, _) = scan(*narrow), naive.loop(*args)
+    assert relative_error(y, expected) < 1e-6
+    weights = torch.randn_like(expected)
+    gradients = zip(
+        torch.autograd.grad(y, narrow, weights.float()), torch.autograd.grad(expected, args, weights), strict=True
+    )
+    assert all(relative_error(actual, wanted) < 3e-6 for actual, wanted in gradients)
 
 
-def test_what_is_kept_for_the_backward_pass_is_less_than_half_of_the_states():
+@compiled
+@pytest.mark.parametrize(
+    ("dtype", "number", "error"), [(torch.float32, np.float32, 2e-7), (torch.float64, np.float64, 4e-16)]
+)
+def test_the_exponential_of_the_compiled_loops_is_the_exponential(dtype, number, error):
+    exponential, smallest = cpu._exponential(dtype), math.log(torch.finfo(dtype).tiny)
+    for v in np.linspace(smallest + 2, 3, 2001).astype(number):
+        assert exponential(v) == pytest.approx(math.exp(v), rel=error)
+    assert exponential(number(-np.inf)) < 1e-37
+    assert np.isnan(exponential(number(np.nan)))
+
+
+@compiled
+def test_threads_share_the_batch(monkeypatch):
+    torch.manual_seed(2)
+    args = inputs(30, batch=5)
+    expected = scan_and_gradients(args)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for actual, wanted in zip(scan_and_gradients(args), expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+
+
+def scan_and_gradients(args: list[torch.Tensor]) -> list[torch.Tensor]:
+    y, state = cpu.scan(*args)
+    return [y, state, *torch.autograd.grad(y.square().sum() + state.sum(), args)]
+
+
+def test_under_autocast_states_are_as_wide_as_the_weights():
+    torch.manual_seed(3)
+    u, step, A, B, C, _ = (x.detach().float() for x in inputs(30))
+    u, B, C = (x.bfloat16() for x in (u, B, C))
+    y, state = selective_scan(u, step, A, B, C)
+    assert y.dtype == state.dtype == torch.float32
+    torch.testing.assert_close(y, selective_scan(u.float(), step, A, B.float(), C.float())[0])
+
+
+@pytest.mark.parametrize("scan", FORMS)
+def test_what_is_kept_for_the_backward_pass_is_less_than_half_of_the_states(scan):
     kept = []
     args = inputs(280, width=32, states=16)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
-        selective_scan(*args)
+        scan(*args)
     assert sum(kept) < 2 * 280 * 32 * 16 / 2  # half of one (B, L, D, N)
 
 

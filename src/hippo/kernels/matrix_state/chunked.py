@@ -5,6 +5,7 @@ another, which would overflow. What autograd keeps is of size (B, L, H, Q) and (
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,7 +104,7 @@ class _Scores(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, log_decay, before, *vectors):
+    def forward(ctx: Any, log_decay: Tensor, before: tuple[bool, ...], *vectors: Tensor) -> Tensor:
         ctx.save_for_backward(log_decay, *vectors)
         ctx.before = before
         queries, keys = vectors[: len(before)], vectors[len(before) :]
@@ -121,7 +122,8 @@ class _Scores(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = grad_outputs
         log_decay, *vectors = ctx.saved_tensors
         before = ctx.before
         queries, keys = vectors[: len(before)], vectors[len(before) :]

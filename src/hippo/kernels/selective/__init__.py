@@ -1,13 +1,13 @@
 """Mamba's selective scan: a diagonal real recurrence whose step, input and output change with every sample.
 
-`recomputed` serves on every device and keeps no tensor (B, L, D, N). `naive` is the recurrence as written: the
-reference, and what serves where there is one step only.
+`cpu` is compiled, `recomputed` the same in tensor operations, for every device; neither keeps a tensor (B, L, D, N).
+`naive` is the recurrence as written: the reference, and what serves where there is one step only.
 """
 
 from torch import Tensor
 
-from hippo.kernels.selective import naive
-from hippo.kernels.selective.recomputed import SelectiveScan
+from hippo.kernels.common import compile as jit
+from hippo.kernels.selective import cpu, naive, recomputed
 
 
 def selective_scan(
@@ -41,7 +41,10 @@ def selective_scan(
     ):
         if value is not None and value.shape != shape:
             raise ValueError(f"{name} must be {tuple(shape)} to match u {tuple(u.shape)}, not {tuple(value.shape)}")
-    state = u.new_zeros(batch, width, states) if state is None else state
+    state = A.new_zeros(batch, width, states) if state is None else state
+    u, step, B, C, state = (x.to(A.dtype) for x in (u, step, B, C, state))  # under autocast they may be narrower
     if length == 1:
         return naive.loop(u, step, A, B, C, state)
-    return SelectiveScan.apply(u, step, A, B, C, state)
+    if jit.serves(u):
+        return cpu.scan(u, step, A, B, C, state)
+    return recomputed.SelectiveScan.apply(u, step, A, B, C, state)

@@ -3,7 +3,10 @@
 The forward pass keeps the states at every `_SPAN`-th step; the backward pass starts from them, a span at a time.
 """
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 _SPAN = 28  # about √L for the lengths here: as many states are kept as a span has
 
@@ -12,7 +15,8 @@ class SelectiveScan(torch.autograd.Function):
     """u, step (B, L, D), A (D, N), B, C (B, L, N), state (B, D, N) to outputs (B, L, D) and the state (B, D, N)."""
 
     @staticmethod
-    def forward(ctx, u, step, A, B, C, state):
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        u, step, A, B, C, state = inputs
         dt, B, C = (x.transpose(0, 1).contiguous() for x in (step, B, C))  # time first
         x = dt * u.transpose(0, 1)
         A = A.mT.contiguous()  # channels last, as in the states (B, N, D)
@@ -30,7 +34,8 @@ class SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, to_y, to_state):
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+        to_y, to_state = grad_outputs
         u, dt, x, A, B, C, starts = ctx.saved_tensors
         to_y = to_y.transpose(0, 1).contiguous()
         g = to_state.mT.clone(memory_format=torch.contiguous_format)
