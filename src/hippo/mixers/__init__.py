@@ -2,5 +2,6 @@
 
 from hippo.mixers.base import Mixer, TimeInvariant, by_steps, uniform
 from hippo.mixers.lru import LRU
+from hippo.mixers.s5 import S5
 
-__all__ = ["LRU", "Mixer", "TimeInvariant", "by_steps", "uniform"]
+__all__ = ["LRU", "S5", "Mixer", "TimeInvariant", "by_steps", "uniform"]
