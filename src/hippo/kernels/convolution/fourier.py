@@ -29,7 +29,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, Tensor | None]:  # pyrefly: ignore[bad-override]
         (dy,), (x, kernel) = grad_outputs, ctx.saved_tensors
         size = padded(x.shape[1] + kernel.shape[1] - 1)
         backwards = torch.fft.rfft(kernel, size).conj_physical()

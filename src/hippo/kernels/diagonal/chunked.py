@@ -24,7 +24,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, Tensor, Tensor | None]:  # pyrefly: ignore[bad-override]
         (of_states,), (a, states, state) = grad_outputs, ctx.saved_tensors
         ahead = a.conj() if a.dim() == 1 else torch.cat([torch.zeros_like(a[:, :1]), a[:, 1:].flip(1).conj()], 1)
         db = _recur(ahead.resolve_conj(), of_states.flip(1), torch.zeros_like(state)).flip(1)
