@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hippo.mixers import LRU, S4D, S5, TimeInvariant, by_steps, uniform
+from hippo.mixers import LRU, S4, S4D, S5, TimeInvariant, by_steps, uniform
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -15,6 +15,9 @@ MIXERS = {
     "s4d-inv-bilinear": lambda features: S4D(features, state_size=6, initialization="inv", discretization="bilinear"),
     "s4d-legs": lambda features: S4D(features, state_size=6, initialization="legs"),
     "s4d-real": lambda features: S4D(features, state_size=6, initialization="real"),
+    "s4-legs": lambda features: S4(features, state_size=6, length=32),
+    "s4-legt": lambda features: S4(features, state_size=6, measure="legt", length=32),
+    "s4-fout": lambda features: S4(features, state_size=6, measure="fout", length=15),
 }
 every_mixer = pytest.mark.parametrize("make", MIXERS.values(), ids=MIXERS.keys())
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
