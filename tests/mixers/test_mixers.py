@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hippo.mixers import LRU, S4, S4D, S5, TimeInvariant, by_steps, uniform
+from hippo.mixers import LRU, RTF, S4, S4D, S5, TimeInvariant, by_steps, uniform
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -15,6 +15,8 @@ MIXERS = {
     "s4d-inv-bilinear": lambda features: S4D(features, state_size=6, initialization="inv", discretization="bilinear"),
     "s4d-legs": lambda features: S4D(features, state_size=6, initialization="legs"),
     "s4d-real": lambda features: S4D(features, state_size=6, initialization="real"),
+    "rtf": lambda features: RTF(features, state_size=5, length=32),
+    "rtf-beyond-its-length": lambda features: RTF(features, state_size=5, length=13),
     "s4-legs": lambda features: S4(features, state_size=6, length=32),
     "s4-legt": lambda features: S4(features, state_size=6, measure="legt", length=32),
     "s4-fout": lambda features: S4(features, state_size=6, measure="fout", length=15),
@@ -118,7 +120,7 @@ def test_steps_follow_the_weights(make):
         before = mixer.step(x)[0]
         assert torch.equal(mixer.step(x)[0], before)
         for parameter in mixer.parameters():
-            parameter.mul_(1.1)
+            parameter.add_(0.1)
         after = mixer.step(x)[0]
         torch.testing.assert_close(after, mixer(x.unsqueeze(1))[0].squeeze(1), **CLOSE)
     assert not torch.allclose(after, before)
