@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class ExpRNN(SequenceModel):
         hidden_size: Features D.
     """
 
-    lr_factors: Mapping[str, float] = {"recurrent": 0.1}
+    lr_factors: ClassVar[Mapping[str, float]] = {"recurrent": 0.1}
 
     def __init__(self, input_size: int, hidden_size: int = 512) -> None:
         super().__init__(input_size, hidden_size)
