@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from hippo.data import Batch, DataError, SequenceDataset, Sequences, Splits
+from hippo.data import Batch, SequenceDataset, Sequences, Splits
 from hippo.models import SequenceModel
 from hippo.training.config import ConfigError, building
 from hippo.training.records import derive_seed
@@ -157,13 +157,7 @@ class SequenceData(pl.LightningDataModule):
         self.dataset = dataset
         self.seed = seed
         self.splits: Splits = dataset.load(root)
-        for split in self.splits[:3]:
-            y, kind = split.everything.y, (1, False) if self.splits.classes else (2, True)
-            if (y.dim(), y.is_floating_point()) != kind:
-                raise DataError(
-                    f"{type(dataset).__name__}: y must be (B,) whole numbers where there are classes, and (B, M) "
-                    f"floating-point numbers where there are none, not {tuple(y.shape)} of {y.dtype}"
-                )
+        self.splits.check()
 
     def train_dataloader(self) -> DataLoader:
         data = self.splits.train
