@@ -15,12 +15,13 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from hippo.data import Batch, DataError, SequenceDataset, Sequences, Splits
+from hippo.errors import UserError
 from hippo.models import SequenceModel
 from hippo.training.config import ConfigError, building
 from hippo.training.records import derive_seed
 
 
-class Divergence(RuntimeError):
+class Divergence(UserError, RuntimeError):
     """Training produced a loss that is not a finite number."""
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from hippo.errors import UserError
 from hippo.files import write_atomically
 
 SCHEMA = 1
@@ -36,7 +37,7 @@ _PACKAGES = (
 )
 
 
-class RecordError(ValueError):
+class RecordError(UserError, ValueError):
     """A file is not the record it should be."""
 
 
