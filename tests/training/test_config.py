@@ -82,6 +82,18 @@ def test_the_papers_experiment_is_the_papers(compose):
         ("+trainer.max_epoch=3", ["Trainer has no max_epoch", "did you mean max_epochs?"]),
         ("sede=1", ["sede: there is no such key", "did you mean seed?"]),
         ("modle=legs", ["did you mean model?"]),
+        ("scheduler=one_cycel", ["scheduler=one_cycel does not exist", "did you mean one_cycle?"]),
+        (
+            "+scheduler.warmpu=0.1",
+            ["scheduler has warmpu, but no _target_ that takes it", "choose one first: scheduler="],
+        ),
+        (["scheduler=cosine", "+scheduler.warmpu=0.1"], ["scheduler.warmpu: cosine has no warmpu", "mean warmup?"]),
+        (["scheduler=one_cycle", "scheduler.pct_start=many"], ["scheduler.pct_start='many'", "number"]),
+        (["scheduler=cosine", "+scheduler.total_steps=9"], ["scheduler.total_steps: cosine has no total_steps"]),
+        (
+            "+scheduler._target_=torch.optim.lr_scheduler.StepLR",
+            ["scheduler._target_: StepLR takes no total_steps, with which it is called"],
+        ),
         ("experiment=pmnist_lgs", ["did you mean pmnist_legs?", "choose from", "digits"]),
         ("model=grru", ["model=grru does not exist", "did you mean gru?"]),
         ("+paths.date=x", ["paths.date", "did you mean data?"]),
@@ -106,7 +118,7 @@ def test_the_papers_experiment_is_the_papers(compose):
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_the_nearest_right_thing(compose, override, words):
-    sentence = explanation(compose, override)
+    sentence = explanation(compose, *([override] if isinstance(override, str) else override))
     assert "\n" not in sentence
     for word in words:
         assert word in sentence
