@@ -136,12 +136,12 @@ def test_a_run_of_a_constant_rate_records_none_and_has_the_hash_it_always_had(co
     [
         (
             ["scheduler=one_cycle", "scheduler.pct_start=1"],
-            "scheduler: pct_start must be at least 0 and below 1, not 1",
+            "scheduler: pct_start must be at least 0 and below 1, not",
         ),
         (["scheduler=one_cycle", "scheduler.div_factor=0"], "scheduler: div_factor and final_div_factor must be above"),
         (["scheduler=cosine", "scheduler.warmup=-0.1"], "scheduler: warmup must be at least 0"),
         (["scheduler=cosine", "scheduler.final=2"], "scheduler: final must lie between 0 and 1"),
-        (["scheduler=one_cycle", "+scheduler.cycle_momentum=true", "optimizer._target_=torch.optim.Adagrad"], "beta1"),
+        (["scheduler=one_cycle", "scheduler.cycle_momentum=true", "optimizer._target_=torch.optim.Adagrad"], "beta1"),
     ],
 )
 def test_a_value_that_makes_no_schedule_is_refused_before_any_work(tiny, overrides, words):

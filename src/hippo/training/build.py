@@ -56,7 +56,7 @@ def misfit(model: SequenceModel, data: SequenceDataset, splits: Splits) -> None:
             f"model: {name} needs timestamps, and the dataset has none. Add dataset.timestamps={data.with_timestamps}, "
             "or choose a model that reads none, such as model=gru, or one that can do without, such as model=legs"
         )
-    if not model.uses_timestamps and batch.timestamps is not None and (splits.shifted or splits.sweep):
+    if not model.uses_timestamps and batch.timestamps is not None and (splits.shifted or splits.curve):
         raise ConfigError(
             f"model: {name} reads no timestamps, so it would be tested on shifts of the clock that it cannot see. Give "
             "it time as a channel, dataset.timestamps=index, or leave dataset.timestamps out"

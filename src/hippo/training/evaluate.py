@@ -55,8 +55,11 @@ def evaluate(
                 "names; start this run over with force=true"
             )
         module.load_state_dict(checkpoint["state_dict"])
-        validation = {"epoch": epoch["epoch"], "validation": metrics("validation", epoch)}
-        result = validation | {"test": test(data.splits.test)}
+        result: dict[str, Any] = {
+            "epoch": epoch["epoch"],
+            "validation": metrics("validation", epoch),
+            "test": test(data.splits.test),
+        }
         if module.confusion is not None:  # of the first weights that are tested
             results.setdefault("confusion", module.confusion.compute().tolist())
         if data.splits.shifted:
@@ -74,10 +77,10 @@ def evaluate(
         epoch = epochs[-1] if reading == "last" else best(epochs, key=lambda e: e[f"{split}/{score}"])
         if epoch["epoch"] not in tested:
             tested[epoch["epoch"]] = read(folder / f"{reading}.ckpt", epoch)
-            if reading == "best" and (curve := data.splits.sweep):
+            if reading == "best" and data.splits.curve:
                 results["sweep"] = [
                     {"kind": point.kind, "value": point.value} | test(point.test, f"sweep_{point.kind}/{point.value:g}")
-                    for point in curve
+                    for point in data.splits.curve
                 ]
         readings[reading] = tested[epoch["epoch"]]
     return results | {"metrics": readings}

@@ -154,7 +154,7 @@ def failure(job: JobReturn) -> str | None:
 
 
 def _task(config: DictConfig) -> Any:
-    from hippo.training.run import run
+    from hippo.training.run import run  # with Lightning and W&B, which whoever only plans runs does not wait for
 
     return run(config)
 
