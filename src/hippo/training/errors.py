@@ -1,10 +1,9 @@
 """Errors that people cause and can mend, in one sentence each instead of a traceback."""
 
 import errno
-import sys
-from typing import Any
 
 import torch
+import wandb
 from hydra.errors import (
     ConfigCompositionException,
     MissingConfigException,
@@ -12,6 +11,7 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from hippo.errors import UserError
 from hippo.training.config import did_you_mean
@@ -43,10 +43,9 @@ def explain(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OverrideParseException):
         return f"{' '.join(str(error).split())}. Quote what has spaces, brackets or ~ in it: 'key=\"value\"'"
-    if isinstance(error, _imported("wandb.errors", "Error")):
+    if isinstance(error, wandb.errors.Error):
         return f"W&B: {error}. Run offline with logger.mode=offline, or without W&B with logger=none"
-    misconfigured = _imported("pytorch_lightning.utilities.exceptions", "MisconfigurationException")
-    if isinstance(error, (UserError, ConfigCompositionException, misconfigured)):
+    if isinstance(error, UserError | ConfigCompositionException | MisconfigurationException):
         return str(error)
     return None
 
@@ -54,9 +53,3 @@ def explain(error: Exception) -> str | None:
 def reason(error: Exception) -> str:
     """Return what to tell the user of an error in one line or a few, whether it is foreseen or not."""
     return explain(error) or f"{type(error).__name__}: {error}"
-
-
-def _imported(module: str, name: str) -> Any:
-    """Return a class of a library if the library is imported, else what nothing is an instance of: a program that only
-    plans runs needs neither Lightning nor W&B, whose imports take three times as long as all others."""
-    return getattr(sys.modules.get(module), name, ())

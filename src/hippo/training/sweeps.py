@@ -30,6 +30,7 @@ from hippo.errors import UserError
 from hippo.training import records
 from hippo.training.config import check
 from hippo.training.errors import reason
+from hippo.training.run import run as train
 
 EPOCH = re.compile(r"^epoch +(\d+)/\d+ +train loss .*")
 _POLL = 0.2  # seconds
@@ -135,7 +136,7 @@ def through(launcher: str, runs: Iterable[Run], configs: Path, options: Iterable
         config = hydra.compose("train", [f"hydra/launcher={launcher}", *options], return_hydra_config=True)
         context = HydraContext(GlobalHydra.instance().config_loader(), callbacks=cast(Any, Callback()))
         HydraConfig.instance().set_config(config)
-        plugin = Plugins.instance().instantiate_launcher(context, _task, config)
+        plugin = Plugins.instance().instantiate_launcher(context, train, config)
         returns = plugin.launch([list(run.overrides) for run in runs], initial_job_idx=0)
     failures = {run: failure(back) for run, back in zip(runs, returns, strict=True)}
     return {run: why for run, why in failures.items() if why is not None}
@@ -151,12 +152,6 @@ def failure(job: JobReturn) -> str | None:
     except Exception as error:
         return reason(error)
     raise AssertionError(f"{job} has failed without an error")
-
-
-def _task(config: DictConfig) -> Any:
-    from hippo.training.run import run  # with Lightning and W&B, which whoever only plans runs does not wait for
-
-    return run(config)
 
 
 def side_by_side(
