@@ -96,13 +96,13 @@ def test_without_a_clock_a_change_of_time_is_no_shift(trajectories_root):
     sweep = {"rate": [0.5, 1, 2], "time_scale": [0.5, 2], "drop": [0, 0.9]}
     splits = CharacterTrajectories(shifts=shifts, sweep=sweep).load(trajectories_root)
     assert list(splits.shifted) == ["half"]
-    assert [(p.kind, p.value) for p in splits.sweep] == [
+    assert [(p.kind, p.value) for p in splits.curve] == [
         ("rate", 0.5), ("rate", 1), ("rate", 2), ("drop", 0), ("drop", 0.9),
     ]  # fmt: skip
-    assert [p.test.everything.x.shape[1] for p in splits.sweep] == [91, 182, 363, 182, 18]
+    assert [p.test.everything.x.shape[1] for p in splits.curve] == [91, 182, 363, 182, 18]
     timed = CharacterTrajectories(shifts=shifts, sweep=sweep, timestamps="separate")
     assert list(timed.samplings()) == ["", "slow", "half"]
-    assert len(timed.swept()) == 7
+    assert len(timed.curve_points()) == 7
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hippo.errors import UserError
 
-class DataError(RuntimeError):
+
+class DataError(UserError, RuntimeError):
     """A data file is missing, damaged, or holds something that cannot be learnt from; the message says what to do."""
 
 
@@ -99,8 +101,8 @@ class Shifted(NamedTuple):
     test: Sequences
 
 
-class Swept(NamedTuple):
-    """The test split at one point of a sweep: what is changed, by how much, and what comes of it."""
+class CurvePoint(NamedTuple):
+    """The test split at one point of a curve: what is changed, by how much, and what comes of it."""
 
     kind: str
     value: float
@@ -116,7 +118,7 @@ class Splits(NamedTuple):
         test: What is reported; no shift.
         classes: Names of the classes; none where numbers are to be known.
         shifted: Shifts by their names, evaluated in every epoch and at the end.
-        sweep: Evaluated at the end.
+        curve: Evaluated at the end; a dataset's setting `sweep`.
         release: Which release of its files was read, of a dataset that has several.
     """
 
@@ -125,13 +127,13 @@ class Splits(NamedTuple):
     test: Sequences
     classes: tuple[str, ...] = ()
     shifted: Mapping[str, Shifted] = MappingProxyType({})
-    sweep: Sequence[Swept] = ()
+    curve: Sequence[CurvePoint] = ()
     release: str | None = None
 
     def check(self) -> None:
         """Raise DataError unless targets are (B,) classes where there are classes, and (B, M) numbers where not."""
         shifted = [split for shift in self.shifted.values() for split in shift]
-        for split in (self.train, self.validation, self.test, *shifted, *(point.test for point in self.sweep)):
+        for split in (self.train, self.validation, self.test, *shifted, *(point.test for point in self.curve)):
             y = split.everything.y
             if (y.dim(), y.is_floating_point()) != ((1, False) if self.classes else (2, True)):
                 raise DataError(

@@ -21,7 +21,7 @@ from filelock import FileLock
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from hippo.data.base import Batch, DataError, SequenceDataset, Sequences, Shifted, Splits, Swept
+from hippo.data.base import Batch, CurvePoint, DataError, SequenceDataset, Sequences, Shifted, Splits
 from hippo.data.sampling import Sampling, sample
 from hippo.data.ts import read_ts
 
@@ -81,23 +81,22 @@ class CharacterTrajectories(SequenceDataset):
 
     def __post_init__(self) -> None:
         self.samplings()
-        self.swept()
+        self.curve_points()
 
     def samplings(self) -> dict[str, Sampling]:
         """Return how series are sampled in training, by the name "", and under each shift, by its name."""
         if "" in self.shifts:
             raise ValueError("shifts: each needs a name")
-        given = {"": self.sampling} | dict(self.shifts)
         found = {
             name: Sampling.of(settings, f"shifts.{name}" if name else "sampling")
-            for name, settings in given.items()
+            for name, settings in ({"": self.sampling} | dict(self.shifts)).items()
             if settings is not None
         }
         unseen = (lambda s: (s.rate, s.drop)) if self.timestamps is None else (lambda s: s)
         return {name: s for name, s in found.items() if not name or unseen(s) != unseen(found[""])}
 
-    def swept(self) -> list[tuple[str, float, Sampling]]:
-        """Return the points of the sweep: what is changed, by how much, and how series are sampled then."""
+    def curve_points(self) -> list[tuple[str, float, Sampling]]:
+        """Return the points that `sweep` asks for: what is changed, by how much, and how series are sampled then."""
         base = Sampling.of(self.sampling, "sampling")
         points = []
         for kind, values in self.sweep.items():
@@ -144,7 +143,7 @@ class CharacterTrajectories(SequenceDataset):
                 for name, shift in samplings.items()
                 if name
             },
-            sweep=[Swept(kind, value, take(test, 2, sampling)) for kind, value, sampling in self.swept()],
+            curve=[CurvePoint(kind, value, take(test, 2, sampling)) for kind, value, sampling in self.curve_points()],
             release=release,
         )
 

@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 import torch
 
+from hippo.errors import UserError
 from hippo.files import write_atomically
 
 SCHEMA = 1
 NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force", "window"}
+_LATER = {"scheduler"}  # keys younger than the first records: where they say nothing, they are not there
 _HARDWARE = {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar"}
 _PACKAGES = (
     "torch",
@@ -36,7 +38,7 @@ _PACKAGES = (
 )
 
 
-class RecordError(ValueError):
+class RecordError(UserError, ValueError):
     """A file is not the record it should be."""
 
 
@@ -47,7 +49,7 @@ def identity(config: dict[str, Any]) -> str:
 
 def scientific(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved configuration that decides the result, the seed apart."""
-    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY and (v or k not in _LATER)}
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in _HARDWARE}
     return kept
 
