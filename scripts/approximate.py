@@ -36,7 +36,8 @@ def error(memory: HiPPO, signal: Tensor) -> float:
     coefficients = memory.remember(signal).coefficients.double()
     length = memory.measure.length if isinstance(memory.measure, LegT) else 1.0
     at = sampled(signal.shape[1])
-    return relative(memory.reconstruct(coefficients, length * at / at[-1], length), signal[:, at])
+    times = length * at.double() / at[-1]  # a number times integers would be of the default dtype
+    return relative(memory.reconstruct(coefficients, times, length), signal[:, at])
 
 
 def floor(order: int, signal: Tensor, cycles: int) -> float:

@@ -49,7 +49,7 @@ def plain(order: int) -> Step:
 
 
 def dense(order: int) -> Step:
-    A, B = (v.float() for v in gbt(*LegS().dynamics(order), 1 / 1000, 0.5))
+    A, B = gbt(*LegS().dynamics(order), 1 / 1000, 0.5)
 
     def run(f: Tensor) -> None:
         A_here, B_here, c = A.to(f), B.to(f), f.new_zeros(len(f), order)

@@ -27,9 +27,10 @@ def white_noise(count: int, length: int, cycles: int, seed: int, rms: float = 0.
     """
     if not 0 < cycles < length / 2:
         raise ValueError(f"{length} samples hold between 1 and {(length - 1) // 2} cycles, not {cycles}")
-    parts = torch.randn(count, 2, cycles, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    parts = torch.randn(count, 2, cycles, dtype=torch.float64, device="cpu", generator=generator)
     parts *= rms * length / math.sqrt(2) / parts.square().sum((1, 2), keepdim=True).sqrt()
-    spectrum = torch.zeros(count, length // 2 + 1, dtype=torch.complex128)
+    spectrum = torch.zeros(count, length // 2 + 1, dtype=torch.complex128, device="cpu")
     spectrum[:, 1 : cycles + 1] = torch.complex(*parts.unbind(1))
     return torch.fft.irfft(spectrum, length)
 
@@ -66,5 +67,5 @@ class WhiteNoise(SequenceDataset):
 
     def _split(self, part: int, length: int) -> Sequences:
         signal = white_noise(self.sizes[part], length, self.cycles, 3 * self.data_seed + part).float()
-        at = torch.linspace(0, length - 1, self.points, dtype=torch.float64).round().long()
+        at = torch.linspace(0, length - 1, self.points, dtype=torch.float64, device="cpu").round().long()
         return Sequences(Batch(signal.unsqueeze(-1), signal[:, at]))
