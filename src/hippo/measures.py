@@ -1,10 +1,13 @@
 """Measures: how a memory weighs the past, and the linear ODE that keeps its optimal polynomial coefficients.
 
 A measure on the past of a signal f, with an orthonormal basis g_0, g_1, … for it, defines the coefficients
-c_n(t) = ∫ f(x) g_n(t, x) dμ_t(x) of the best approximation of f by N basis functions. HiPPO (arXiv 2008.07669) shows
-that they follow a linear ODE. Here every measure uses the *orthonormal* basis, so that ‖c‖² is the energy remembered
-and f(x) ≈ Σ c_n g_n(t, x); the LMU's own basis, for the sake of the model that has it, is the one exception. A measure
-is data: `dynamics`, `basis`, `weight`, `window`; the algorithms are in `hippo.memory`.
+c_n(t) = ∫ f(x) g_n(t, x) dμ_t(x) of the best approximation f̂ = Σ c_n g_n of f by N basis functions. HiPPO (arXiv
+2008.07669) shows that they follow a linear ODE. Here every measure uses the *orthonormal* basis; the LMU's own basis,
+for the sake of the model that has it, is the one exception. A measure is data: `dynamics`, `basis`, `weight`, `window`;
+the algorithms are in `hippo.memory`.
+
+Of exact coefficients, ‖c‖² = ∫ f̂² dμ is the energy remembered, and at most ∫ f² dμ. Whether those of a memory keep to
+that bound depends on its discretization: see `hippo.discretize`.
 
 The sliding windows (LegT, ChebT, FouT) forget f(t − θ) as they learn f(t), but a memory does not hold f(t − θ): each
 reads it from its own coefficients, which is the one approximation made, and vanishes as N grows.

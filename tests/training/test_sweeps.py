@@ -73,6 +73,14 @@ def test_seeds_share_a_configuration_and_the_command_leaves_out_where(tmp_path):
     assert command(["x=[1, 2]"]) == "python train.py 'x=[1, 2]'"
 
 
+def test_what_follows_from_the_seed_follows_from_another_seed_too():
+    run = composed("experiment=function_approximation").with_seed(3)
+    assert run.config["dataset"]["data_seed"] == 3
+    again = composed("experiment=function_approximation", "seed=3")
+    assert (run, run.config) == (again, again.config)
+    assert run.with_seed(4) == again.with_seed(4)
+
+
 def test_the_state_of_a_run(tmp_path):
     run = plan(tmp_path, 0)
     assert run.state == "missing"

@@ -1,4 +1,9 @@
-"""Band-limited white noise, to be given back as a whole: the function approximation of arXiv 2008.07669."""
+"""Band-limited white noise, to be given back as a whole: the function approximation of arXiv 2008.07669.
+
+The authors' public code draws such functions as the library nengo does (`WhiteSignal`): normal coefficients of equal
+variance for the frequencies above 0 and up to the highest, and a root mean square of 0.5. There 0.5 is the mean over
+all functions; here every function is scaled to it, so that one unit serves all errors.
+"""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +25,7 @@ def white_noise(count: int, length: int, cycles: int, seed: int, rms: float = 0.
         length: Samples of each.
         cycles: Periods of the highest frequency in a signal.
         seed: Seed of the functions.
-        rms: Root mean square of each, whose mean is 0.
+        rms: Root mean square of each signal; their mean is 0.
 
     Raises:
         ValueError: If there is no frequency, or there are fewer than two samples for each period of the highest.
@@ -37,7 +42,9 @@ def white_noise(count: int, length: int, cycles: int, seed: int, rms: float = 0.
 
 @dataclass(frozen=True, kw_only=True)
 class WhiteNoise(SequenceDataset):
-    """A function as it passes, and what is to be known of it at the end: its values at equidistant times.
+    """A function as it passes, and the target at its end: its values at equidistant times.
+
+    Functions have mean 0 and root mean square 0.5, so an answer of 0 everywhere has a mean squared error of about 0.25.
 
     Args:
         batch_size: Sequences a step.
