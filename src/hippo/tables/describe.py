@@ -24,7 +24,7 @@ def what(record: dict[str, Any]) -> list[str]:
         data.append("on a clock")
     return [
         ", ".join(data),
-        " ".join(filter(None, [model["_target_"].rpartition(".")[2], measure, *added(record)])),
+        " ".join([f"{model['_target_'].rpartition('.')[2]} {measure}".strip(), *added(record)]),
         f"{model['hidden_size']}",
         f"{record['epochs']}",
         f"{record['seed']}",

@@ -61,8 +61,10 @@ def config_hash(config: dict[str, Any]) -> str:
     A setting of `ADDED` at its value there is left out, so that records made before it keep their names.
     """
     kept = scientific(config)
-    added = ADDED.get(kept["model"]["_target_"], {})
-    kept["model"] = {key: value for key, value in kept["model"].items() if key not in added or value != added[key]}
+    match kept:
+        case {"model": {"_target_": str(target), **settings}} if target in ADDED:
+            own = {key: value for key, value in settings.items() if (key, value) not in ADDED[target].items()}
+            kept["model"] = {"_target_": target} | own
     canonical = json.dumps(_canonical(kept), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
