@@ -111,6 +111,14 @@ def test_the_grid_launches_all_combinations_and_tells_every_failure_at_the_end()
     assert launched == [(0, [*gru, lstm[0]]), (3, [lstm[1]]), (0, lstm)]
 
 
+def test_what_follows_from_the_seed_follows_from_another_seed_too():
+    run = composed("experiment=function_approximation").with_seed(3)
+    assert run.config["dataset"]["data_seed"] == 3
+    again = composed("experiment=function_approximation", "seed=3")
+    assert (run, run.config) == (again, again.config)
+    assert run.with_seed(4) == again.with_seed(4)
+
+
 def test_the_state_of_a_run(tmp_path):
     run = plan(tmp_path, 0)
     assert run.state == "missing"

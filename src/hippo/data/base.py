@@ -38,7 +38,8 @@ class Batch(NamedTuple):
 
 def steps(x: Tensor, y: Tensor, timestamps: bool) -> Batch:
     """Return sequences sampled at the times 0, 1, …, which they carry as timestamps or not."""
-    return Batch(x, y, torch.arange(float(x.shape[1])).expand(x.shape[:2]) if timestamps else None)
+    clock = torch.arange(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[:2])
+    return Batch(x, y, clock if timestamps else None)
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
@@ -79,7 +80,7 @@ class Sequences(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        rows = torch.as_tensor(indices)
+        rows = torch.as_tensor(indices, device=self.everything.x.device)
         x, y, *optional = self.everything
         return Batch(x[rows], y[rows], *(None if field is None else field[rows] for field in optional))
 

@@ -115,8 +115,9 @@ class CharacterTrajectories(SequenceDataset):
 
     def load(self, root: Path) -> Splits:
         series, labels, release = read(root)
-        lengths = torch.tensor([len(one) for one in series])
-        x = torch.zeros(len(series), int(lengths.max()), series[0].shape[1], dtype=torch.float64)
+        lengths = torch.tensor([len(one) for one in series], device="cpu")
+        shape = len(series), int(lengths.max()), series[0].shape[1]
+        x = torch.zeros(shape, dtype=torch.float64, device="cpu")
         for k, one in enumerate(series):
             x[k, : len(one)] = torch.from_numpy(one)
             if self.padding == "last_value":
@@ -124,11 +125,11 @@ class CharacterTrajectories(SequenceDataset):
         if self.padding == "last_value":
             lengths = torch.full_like(lengths, x.shape[1])
         names = list(dict.fromkeys(labels))
-        y = torch.tensor([names.index(label) for label in labels])
+        y = torch.tensor([names.index(label) for label in labels], device="cpu")
         train, rest = train_test_split(range(len(y)), train_size=0.7, stratify=y, random_state=self.split_seed)
         validation, test = train_test_split(rest, train_size=0.5, stratify=y[rest], random_state=self.split_seed + 1)
 
-        observed = x[train][torch.arange(x.shape[1]) < lengths[train].unsqueeze(1)]
+        observed = x[train][torch.arange(x.shape[1], device="cpu") < lengths[train].unsqueeze(1)]
         x = ((x - observed.mean(0)) / (observed.std(0) + 1e-5)).float()
 
         def take(rows: list[int], split: int, sampling: Sampling) -> Sequences:

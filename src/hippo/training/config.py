@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hippo.errors import UserError
+from hippo.training.records import ADDED
 
 
 class ConfigError(UserError, ValueError):
@@ -122,6 +123,8 @@ def _check_node(value: Any, where: str, supplied: set[str]) -> None:
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{where}._target_: {value['_target_']} cannot be imported ({reason})") from error
+        for key in ADDED.get(value["_target_"], ()):
+            value.setdefault(key, inspect.signature(target).parameters[key].default)
         _check_call(target, {k: v for k, v in value.items() if not k.startswith("_")}, where, supplied)
 
 

@@ -53,12 +53,15 @@ class Run:
         name: Folder of its experiment.
         id: Folder of the run.
         config: Its resolved configuration.
+        composed: The same as Hydra composed it, where settings follow from the seed (`dataset.data_seed=${seed}`); None
+            where none does.
     """
 
     overrides: tuple[str, ...]
     name: str
     id: str
     config: dict[str, Any] = field(compare=False)
+    composed: DictConfig | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def planned(cls, overrides: Iterable[str], composed: DictConfig) -> "Run":
@@ -72,15 +75,21 @@ class Run:
         before = HydraConfig.instance().cfg
         HydraConfig.instance().set_config(composed)
         try:
-            values = check(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
+            own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+            values = check(own)
         finally:
             HydraConfig.instance().cfg = before
-        return cls(tuple(overrides), values["name"], records.identity(values), values)
+        seeded = composed if "${seed}" in str(OmegaConf.to_container(own)) else None
+        return cls(tuple(overrides), values["name"], records.identity(values), values, seeded)
 
     def with_seed(self, seed: int) -> "Run":
-        """Return the same run under another seed."""
+        """Return the same run under another seed, with all that follows from it."""
         config = self.config | {"seed": seed}
         overrides = (*(o for o in self.overrides if not o.startswith("seed=")), f"seed={seed}")
+        if self.composed is not None:
+            composed = self.composed.copy()
+            composed.seed = seed
+            return Run.planned(overrides, composed)
         return replace(self, overrides=overrides, id=records.identity(config), config=config)
 
     def at(self, outputs: Path) -> "Run":
