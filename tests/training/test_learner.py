@@ -7,10 +7,11 @@ import torch
 
 from hippo.data import CharacterTrajectories
 from hippo.models import GRU, GRUD, ExpRNN
+from hippo.training.build import misfit
 from hippo.training.config import ConfigError
 from hippo.training.errors import explain
 from hippo.training.learner import SequenceLearner
-from hippo.training.run import misfit, run
+from hippo.training.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GAPS = ("gru_d", "gru_dt", "ode_rnn")
