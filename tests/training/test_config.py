@@ -204,3 +204,11 @@ def test_an_error_of_a_kind_that_nobody_listed_is_told_where_its_root_is_user_er
 
 def test_an_error_of_wandb_is_told_with_the_ways_around_it():
     assert explain(wandb.errors.CommError("no network")).startswith("W&B: no network. Run offline with logger.mode=off")
+
+
+def test_what_the_code_completes_may_lack_arguments_and_is_checked_all_the_same(compose):
+    check(compose("model=s4d"))  # its layer's `features` come from the network
+    with pytest.raises(ConfigError, match=r"model\.layer\.state_sise: S4D has no state_sise; did you mean state_size"):
+        check(compose("model=s4d", "+model.layer.state_sise=3"))
+    with pytest.raises(ConfigError, match=r"model\.layer\.features is missing"):
+        check(compose("model=s4d", "model.layer._partial_=false"))
