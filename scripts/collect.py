@@ -11,7 +11,7 @@ from typing import Any
 
 from hippo.files import write_atomically
 from hippo.tables.collect import by_name, collect, download, read_all
-from hippo.tables.describe import WHAT, hardware, link, result, what
+from hippo.tables.describe import WHAT, added, hardware, link, result, what
 from hippo.tables.render import MEANING, comparison, entries, markdown, quantities, write_table
 from hippo.tables.report import write_report
 from hippo.tables.table import Cell, Table, every_table
@@ -36,7 +36,7 @@ def every_model(found: list[dict[str, Any]], timing: dict[str, Any]) -> list[str
     hidden, trainer = frame = max(frames, key=frames.count)
     settings: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for record in (record for record, its in zip(digits, frames, strict=True) if its == frame):
-        choices = settings.setdefault(record["name"].removeprefix("digits_"), {})
+        choices = settings.setdefault(" ".join([record["name"].removeprefix("digits_"), *added(record)]), {})
         choices.setdefault(record["hash"], []).append(record)
 
     def worth(runs: list[dict[str, Any]]) -> tuple[int, float]:
@@ -48,7 +48,7 @@ def every_model(found: list[dict[str, Any]], timing: dict[str, Any]) -> list[str
     rows = []
     for model, runs in shown.items():
         scores = [100 * run["metrics"]["best"]["test"]["accuracy"] for run in runs]
-        mean, step = statistics.mean(scores), timing["parts"].get(model)
+        mean, step = statistics.mean(scores), timing["parts"].get(model.partition(" ")[0])
         cells = [
             f"`{model}`",
             f"{runs[0]['parameters']:,}",

@@ -76,7 +76,7 @@ def test(folder: Path, data_root: Path | None, rates: tuple[float, ...]) -> dict
     learner = SequenceLearner(model, len(splits.classes), torch.optim.Adam)
     learner.load_state_dict(checkpoints.load(folder / "checkpoints" / "best.ckpt")["state_dict"])
     found: dict[str, list[float]] = {gate: [] for gate in GATES}
-    for point in splits.sweep:
+    for point in splits.curve:
         x, y, *_ = point.test.everything
         for name, gate in zip(GATES, (torch.sigmoid, by_time(point.value)), strict=True):
             logits = learner.head(model.step_by_step(x, None, gate)[-1])

@@ -29,7 +29,7 @@ def main() -> None:
     configs = {cell.column: cell.runs[0].config for cell in first}
     if any("CharacterTrajectories" not in config["dataset"]["_target_"] for config in configs.values()):
         parser.error(f"the table {args.table} has no letters in it; trajectories has")
-    series, labels = read(Path(next(iter(configs.values()))["paths"]["data"]))
+    series, labels, _ = read(Path(next(iter(configs.values()))["paths"]["data"]))
     chosen = [one for one, label in zip(series, labels, strict=True) if LETTERS[int(label) - 1] == args.letter]
     pen = torch.from_numpy(chosen[args.nth % len(chosen)]).unsqueeze(0)
 

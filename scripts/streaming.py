@@ -1,12 +1,13 @@
-"""Time how fast memories take in a signal that is known, and how exactly.
+"""Measure how many samples a second memories read of a known signal, and how exactly.
 
-    python scripts/streaming.py                     # a table, from one run
-    python scripts/streaming.py --out results       # and results/benchmarks/streaming.json, results/figures/scaling.png
+    python scripts/streaming.py                     # print a table
+    python scripts/streaming.py --out results       # and write benchmarks/streaming.json, figures/scaling.png there
 
-In millions of samples a second, the best of several rounds: LegS as `HiPPO.remember` has it, and LegT, a window of
-1,000 samples; LegS's plain loop, the same compiled without a wavefront; and a dense step, the product with one matrix
-that is given. The error is the largest of any coefficient of LegS after 1,000 steps, against dense steps in float64,
-over the largest coefficient.
+Rates are in millions of samples a second, the best of several rounds. `HiPPO.remember` reads LegS many samples at a
+time, by a wavefront, and LegT, with a window of 1,000 samples, by blocks. Beside them stand two ways of one step a
+sample: the compiled O(N) step of LegS ("plain"), and the product with one dense matrix ("dense"), which any memory has.
+The error is the largest difference of any coefficient of LegS from dense steps in float64, after 1,000 steps, divided
+by the largest coefficient.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from hippo.measures import LegS, LegT
 from hippo.training import records
 
 ORDERS, BATCHES, DTYPES = (64, 256, 512), (1, 64), (torch.float32, torch.float64)
-LENGTHS = (10**5, 10**6, 10**7) if kernels.compiled() else (10**3, 10**4)  # what takes seconds
+LENGTHS = (10**5, 10**6, 10**7) if kernels.compiled() else (10**3, 10**4)  # samples: seconds each
 Step = Callable[[Tensor], Any]
 
 
@@ -49,7 +50,7 @@ def plain(order: int) -> Step:
 
 
 def dense(order: int) -> Step:
-    A, B = (v.float() for v in gbt(*LegS().dynamics(order), 1 / 1000, 0.5))
+    A, B = gbt(*LegS().dynamics(order), 1 / 1000, 0.5)
 
     def run(f: Tensor) -> None:
         A_here, B_here, c = A.to(f), B.to(f), f.new_zeros(len(f), order)
@@ -60,7 +61,7 @@ def dense(order: int) -> Step:
 
 
 def seconds(run: Step, batch: int, length: int, dtype: torch.dtype) -> float:
-    """Return how long a run over noise takes."""
+    """Return the seconds that a memory needs for noise (B, L)."""
     f = torch.randn(batch, length, dtype=dtype)
     begin = time.perf_counter()
     run(f)
@@ -68,36 +69,36 @@ def seconds(run: Step, batch: int, length: int, dtype: torch.dtype) -> float:
 
 
 def rate(run: Step, batch: int, dtype: torch.dtype, least: float = 0.02) -> float:
-    """Return samples a second, over as long a signal as takes `least` seconds."""
-    length = 1024  # from N samples on, memories that slide take them in blocks
+    """Return samples a second, measured on a signal long enough to need `least` seconds."""
+    length = 1024  # memories that slide read in blocks from N samples on
     while True:
-        seconds(run, batch, length, dtype)  # makes what is made once
-        if (taken := seconds(run, batch, length, dtype)) >= least:
-            return batch * length / taken
+        seconds(run, batch, length, dtype)  # compiles, and fills the caches of transitions
+        if (duration := seconds(run, batch, length, dtype)) >= least:
+            return batch * length / duration
         length *= 4
 
 
 def error(order: int, dtype: torch.dtype) -> float:
-    """Return the largest error of any coefficient after 1,000 steps, relative to the largest coefficient."""
+    """Return the largest error of LegS's coefficients after 1,000 steps, relative to the largest coefficient."""
     f = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     A, B = LegS().dynamics(order)
     c, unit = torch.nn.functional.pad(f[:1], (0, order - 1)), torch.eye(order, dtype=torch.float64)
     for t in range(1, len(f)):
         right = (unit + A / (2 * t)) @ c + B * f[t] / t
         c = torch.linalg.solve_triangular(unit - A / (2 * t), right.unsqueeze(-1), upper=False)[:, 0]
-    found = HiPPO("legs", order).remember(f.to(dtype).unsqueeze(0)).coefficients[0]
-    return ((found - c).abs().max() / c.abs().max()).item()
+    actual = HiPPO("legs", order).remember(f.to(dtype).unsqueeze(0)).coefficients[0]
+    return ((actual - c).abs().max() / c.abs().max()).item()
 
 
 def scaling(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[str, Any]:
-    """Return seconds against N, for the shortest of the lengths, and against L, for N = 256, with exponents fitted."""
+    """Return LegS's seconds against N, at the shortest length, and against L, at N = 256, with fitted exponents."""
 
     def curve(sizes: Sequence[int], cases: Iterable[tuple[int, int]]) -> dict[str, Any]:
-        taken = [
+        durations = [
             min(seconds(wavefront(order), 1, length, torch.float32) for _ in range(rounds)) for order, length in cases
         ]
-        slope = np.polyfit(np.log(sizes), np.log(taken), 1)[0]
-        return {"sizes": list(sizes), "seconds": taken, "exponent": float(slope)}
+        slope = np.polyfit(np.log(sizes), np.log(durations), 1)[0]
+        return {"sizes": list(sizes), "seconds": durations, "exponent": float(slope)}
 
     return {
         "N": curve(orders, ((order, lengths[0]) for order in orders)),
@@ -127,7 +128,7 @@ def draw(curves: dict[str, Any], path: Path) -> None:
 
 
 def measure(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[str, Any]:
-    """Return the whole table: rates by order, batch, dtype and threads; errors; and the cost against N and L."""
+    """Return rates and errors by order, dtype and batch, and how the time grows with N and L."""
     cases = [(order, dtype, batch) for order in orders for dtype in DTYPES for batch in BATCHES]
     threads = torch.get_num_threads()
     rows = [
@@ -143,7 +144,9 @@ def measure(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[
         kinds["plain"] = plain, 1
     if threads > 1:
         kinds["two_threads"] = wavefront, 2
-    for _ in tqdm(range(rounds), desc="rates", unit="round"):  # all kinds in turn, for the machine's speed changes
+    for _ in tqdm(
+        range(rounds), desc="rates", unit="round"
+    ):  # the machine's speed changes: let every kind meet every speed
         for row, (order, dtype, batch) in zip(rows, cases, strict=True):
             for kind, (make, count) in kinds.items():
                 torch.set_num_threads(count)
@@ -157,7 +160,7 @@ def measure(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[
 
 
 def show(result: dict[str, Any]) -> None:
-    print("millions of samples a second, all series together")
+    print("millions of samples a second, summed over the batch")
     heads = ("LegS", "2 threads", "LegT", "plain", "dense", "error")
     print(f"{'N':>5} {'dtype':8} {'batch':>5}" + "".join(f"{head:>10}" for head in heads))
     for row in result["rows"]:
@@ -170,10 +173,10 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each rate; the best counts (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each rate, of which the best counts (5)")
     parser.add_argument("--orders", type=int, nargs="+", default=ORDERS, metavar="N", help="coefficients (64 256 512)")
     parser.add_argument(
-        "--lengths", type=int, nargs="+", default=LENGTHS, metavar="L", help="samples, for the growth with them"
+        "--lengths", type=int, nargs="+", default=LENGTHS, metavar="L", help="samples, for how the time grows with them"
     )
     parser.add_argument("--out", type=Path, help="folder for benchmarks/streaming.json and figures/scaling.png")
     args = parser.parse_args()

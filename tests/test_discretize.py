@@ -7,8 +7,8 @@ import torch
 from scipy.linalg import expm
 from scipy.signal import cont2discrete
 
-from hippo import discretize
-from hippo.measures import LegS, LegT
+from hippo import HiPPO, discretize
+from hippo.measures import ChebT, FouT, LagT, LegS, LegT
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -123,3 +123,66 @@ def test_the_zero_order_hold_of_a_pure_integrator_integrates():
 def test_an_alpha_outside_its_range_is_refused(alpha):
     with pytest.raises(ValueError, match="alpha"):
         discretize.gbt(*LegS().dynamics(3), 0.1, alpha)
+
+
+def test_legs_loses_the_energy_of_what_it_misses():
+    """d(t‖c‖²)/dt = f² − (f − f̂(t))² for every c and f, since A + Aᵀ = −I − BBᵀ."""
+    A, B = LegS().dynamics(40)
+    torch.testing.assert_close(A + A.mT, -torch.eye(40) - torch.outer(B, B), rtol=1e-14, atol=1e-13)
+
+
+def energies(discretization, order=64, count=500, length=40):
+    """‖c_k‖² of LegS on white noise, and what bounds it: the mean of f² so far, and f_0² + Σ f_j²/j."""
+    f = torch.randn(count, length)
+    numbers = torch.arange(length, dtype=torch.float64)
+    energy = HiPPO("legs", order, discretization)(f)[0].square().sum(-1)
+    return energy, f.square().cumsum(1) / (numbers + 1), (f.square() / numbers.clamp(min=1)).cumsum(1)
+
+
+@pytest.mark.parametrize("discretization", ["zoh", "backward_euler"])
+def test_the_squared_norm_is_at_most_the_energy_under_the_hold_and_backward_euler(discretization):
+    energy, mean, _ = energies(discretization)
+    assert (energy <= mean * (1 + 1e-12)).all()
+
+
+def test_the_squared_norm_is_the_energy_remembered_under_the_hold():
+    """As many coefficients as suffice for a signal that is constant between samples remember nearly all of it."""
+    energy, mean, _ = energies("zoh", order=256, count=20, length=10)
+    assert (energy[:, -1] / mean[:, -1]).min() > 0.97
+    memory, x = HiPPO("legs", 20, "zoh"), torch.linspace(0, 1, 20_001)
+    coefficients = memory.remember(torch.randn(3, 10)).coefficients
+    read = memory.reconstruct(coefficients, x)
+    torch.testing.assert_close(coefficients.square().sum(-1), torch.trapezoid(read.square(), x), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("discretization", ["bilinear", 0.75])
+def test_the_squared_norm_is_bounded_by_a_harmonic_sum_for_every_other_implicit_rule(discretization):
+    energy, _, harmonic = energies(discretization)
+    assert (energy <= harmonic * (1 + 1e-12)).all()
+
+
+def test_the_squared_norm_exceeds_the_energy_under_the_bilinear_rule():
+    """On white noise; of a smooth signal it is the energy, up to the error of the step."""
+    energy, mean, _ = energies("bilinear")
+    assert energy[:, 10].mean() > 1.4 * mean[:, 10].mean()
+    assert (energy / mean).max() > 2.9
+    smooth = torch.sin(torch.linspace(0, 12, 2000)).unsqueeze(0)
+    kept = HiPPO("legs", 64).remember(smooth).coefficients.square().sum()
+    assert kept.item() == pytest.approx(smooth.square().mean().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("discretization", ["bilinear", "zoh", "backward_euler"])
+@pytest.mark.parametrize("measure", [LegT(20.0), FouT(20.0), LagT(20.0), LagT(20.0, beta=0.0)], ids=str)
+def test_the_squared_norm_of_a_sliding_memory_is_at_most_the_energy_of_all_samples(measure, discretization):
+    A, B = measure.dynamics(32)
+    assert torch.linalg.eigvalsh((A + A.mT) * 20 + torch.outer(B, B) * 400).max() < 1e-10
+    f = torch.randn(300, 60)
+    energy = HiPPO(measure, 32, discretization)(f)[0].square().sum(-1)
+    assert (energy <= f.square().cumsum(1) / 20 * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("measure", [ChebT(20.0), LagT(20.0, alpha=0.5, beta=0.5)], ids=str)
+def test_other_sliding_memories_break_that_bound(measure):
+    f = torch.randn(300, 60)
+    energy = HiPPO(measure, 32, "zoh")(f)[0].square().sum(-1)
+    assert (energy > f.square().cumsum(1) / 20).any()

@@ -5,6 +5,19 @@ against. A is (N, N), B is (N,); dt is a number or a tensor (...), and the resul
 
 For a scale-invariant memory, dc/dt = (A c + B f)/t, the step is relative: dt/t for the generalized bilinear
 transform, and log(t_{k+1}/t_k), the step in logarithmic time, for the zero-order hold.
+
+**Energy.** What ‖c‖² says after such steps on samples f_j. LegS has A + Aᵀ = −I − BBᵀ, hence
+d(t‖c‖²)/dt = f² − (f − f̂(t))²:
+
+- Zero-order hold: exact for a signal that is constant between samples. ‖c_k‖² is the energy remembered, ∫ f̂² dμ, and at
+  most the mean of f_j² so far.
+- Backward Euler: at most the mean of f_j² so far.
+- Bilinear, and every α ≥ 1/2: at most f_0² + Σ_{j≥1} f_j²/j. Under the bilinear rule white noise gives one and a half
+  times its energy on average, and three times in single signals; a smooth signal gives its energy.
+- Euler, and every α < 1/2: no bound, as long as dt/t is large for the order.
+
+LegT, FouT, and LagT with α = 0 have θ(A + Aᵀ) ≤ −θ²BBᵀ: under the zero-order hold and every α ≥ 1/2, ‖c‖² is at most
+Σ f_j² dt/θ over all samples so far. ChebT, and LagT with another α, break this bound.
 """
 
 import torch

@@ -1,10 +1,13 @@
 """Measures: how a memory weighs the past, and the linear ODE that keeps its optimal polynomial coefficients.
 
 A measure on the past of a signal f, with an orthonormal basis g_0, g_1, … for it, defines the coefficients
-c_n(t) = ∫ f(x) g_n(t, x) dμ_t(x) of the best approximation of f by N basis functions. HiPPO (arXiv 2008.07669) shows
-that they follow a linear ODE. Here every measure uses the *orthonormal* basis, so that ‖c‖² is the energy remembered
-and f(x) ≈ Σ c_n g_n(t, x); the LMU's own basis, for the sake of the model that has it, is the one exception. A measure
-is data: `dynamics`, `basis`, `weight`, `window`; the algorithms are in `hippo.memory`.
+c_n(t) = ∫ f(x) g_n(t, x) dμ_t(x) of the best approximation f̂ = Σ c_n g_n of f by N basis functions. HiPPO (arXiv
+2008.07669) shows that they follow a linear ODE. Here every measure uses the *orthonormal* basis; the LMU's own basis,
+for the sake of the model that has it, is the one exception. A measure is data: `dynamics`, `basis`, `weight`, `window`;
+the algorithms are in `hippo.memory`.
+
+Of exact coefficients, ‖c‖² = ∫ f̂² dμ is the energy remembered, and at most ∫ f² dμ. Whether those of a memory keep to
+that bound depends on its discretization: see `hippo.discretize`.
 
 The sliding windows (LegT, ChebT, FouT) forget f(t − θ) as they learn f(t), but a memory does not hold f(t − θ): each
 reads it from its own coefficients, which is the one approximation made, and vanishes as N grows.
@@ -17,6 +20,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+CPU = torch.device("cpu")  # of float64 constants: they depend neither on the default device nor on the default dtype
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Measure(ABC):
 
     @abstractmethod
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
-        """Return the state matrix A (N, N) and the input vector B (N,) of the ODE, in float64."""
+        """Return the state matrix A (N, N) and the input vector B (N,) of the ODE, in float64 on the CPU."""
 
     @abstractmethod
     def window(self, now: float) -> tuple[float, float]:
@@ -45,11 +50,12 @@ class Measure(ABC):
 
     @abstractmethod
     def basis(self, order: int, times: Tensor, now: float) -> Tensor:
-        """Return g_n(now, x) at times x of shape (...), as a tensor (..., N). Meaningful inside `window` only."""
+        """Return g_n(now, x) at floating-point times x of shape (...), as a tensor (..., N) of their dtype and device.
+        Meaningful inside `window` only."""
 
     @abstractmethod
     def weight(self, times: Tensor, now: float) -> Tensor:
-        """Return the density of μ_now at times x of shape (...), inside `window`."""
+        """Return the density of μ_now at floating-point times x of shape (...), inside `window`."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,7 @@ class LegS(Measure):
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
         s = _legendre_norms(order)
-        A = -torch.tril(s[:, None] * s, diagonal=-1) - torch.diag(torch.arange(1, order + 1, dtype=torch.float64))
-        return A, s
+        return -torch.tril(s[:, None] * s, diagonal=-1) - torch.diag(_index(order) + 1), s
 
     def window(self, now: float) -> tuple[float, float]:
         return 0.0, now
@@ -106,9 +111,8 @@ class LegT(Translated):
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
         s = _legendre_norms(order)
-        n = torch.arange(order)
-        alternating = (-1.0) ** (n[:, None] - n).to(torch.float64)
-        signs = torch.where(n[:, None] >= n, torch.ones_like(alternating), alternating)
+        difference = _index(order)[:, None] - _index(order)
+        signs = torch.where(difference >= 0, 1.0, (-1.0) ** difference)
         return -s[:, None] * s * signs / self.length, s / self.length
 
     def basis(self, order: int, times: Tensor, now: float) -> Tensor:
@@ -124,9 +128,9 @@ class LMU(Translated):
     """
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
-        i = torch.arange(order, dtype=torch.float64)
+        i = _index(order)
         difference = i[:, None] - i
-        signs = torch.where(difference < 0, -torch.ones_like(difference), (-1.0) ** (difference + 1))
+        signs = torch.where(difference < 0, -1.0, (-1.0) ** (difference + 1))
         return (2 * i[:, None] + 1) * signs / self.length, (2 * i + 1) * (-1.0) ** i / self.length
 
     def basis(self, order: int, times: Tensor, now: float) -> Tensor:
@@ -149,7 +153,7 @@ class ChebT(Translated):
     """
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
-        n = torch.arange(order + 1, dtype=torch.float64)
+        n = _index(order + 1)
         # T_n' = 2n (T_{n−1} + T_{n−3} + …), where T_0 counts half: column n of `derivative`, in coefficients of T_k.
         below = (n > n[:, None]) & ((n - n[:, None]) % 2 == 1)
         derivative = torch.where(below, 2 * n, 0.0)
@@ -161,7 +165,7 @@ class ChebT(Translated):
 
     def basis(self, order: int, times: Tensor, now: float) -> Tensor:
         angle = torch.arccos((2 * (times - now) / self.length + 1).clamp(-1, 1))
-        return _chebyshev_norms(order).to(times) * torch.cos(torch.arange(order).to(times) * angle.unsqueeze(-1))
+        return _chebyshev_norms(order).to(times) * torch.cos(_index(order).to(times) * angle.unsqueeze(-1))
 
     def weight(self, times: Tensor, now: float) -> Tensor:
         lag = (now - times) / self.length
@@ -178,16 +182,17 @@ class FouT(Translated):
     """
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
-        now = self.basis(order, torch.zeros((), dtype=torch.float64), 0.0)
-        rotation = torch.zeros(order, order, dtype=torch.float64)
-        cosine = torch.arange(1, max(order - 1, 1), 2)
-        rotation[cosine, cosine + 1] = -math.pi * (cosine + 1.0).double()
-        rotation[cosine + 1, cosine] = math.pi * (cosine + 1.0).double()
+        now = self.basis(order, torch.zeros((), dtype=torch.float64, device=CPU), 0.0)
+        rotation = torch.zeros(order, order, dtype=torch.float64, device=CPU)
+        cosine = torch.arange(1, max(order - 1, 1), 2, device=CPU)
+        rotation[cosine, cosine + 1] = -math.pi * (cosine + 1).double()
+        rotation[cosine + 1, cosine] = math.pi * (cosine + 1).double()
         return (rotation - 2 * now[:, None] * now) / self.length, 2 * now / self.length
 
     def basis(self, order: int, times: Tensor, now: float) -> Tensor:
         n = torch.arange(order, device=times.device)
-        angle = 2 * math.pi * ((n + 1) // 2) * ((now - times) / self.length).unsqueeze(-1)
+        frequency = ((n + 1) // 2).to(times.dtype)  # times a number, integers would become the default dtype
+        angle = 2 * math.pi * frequency * ((now - times) / self.length).unsqueeze(-1)
         wave = math.sqrt(2) * torch.where(n % 2 == 1, torch.cos(angle), torch.sin(angle))
         unpaired = (n == order - 1) & (n % 2 == 1)
         return torch.where(n == 0, 1.0, torch.where(unpaired, 0.0, wave)).to(times)
@@ -219,8 +224,8 @@ class LagT(Translated):
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
         scale = self._norms(order)
-        A = -torch.tril(torch.ones(order, order, dtype=torch.float64), diagonal=-1) * scale / scale[:, None]
-        return (A - torch.eye(order, dtype=torch.float64) * (1 + self.beta) / 2) / self.length, scale / self.length
+        A = -torch.tril(scale / scale[:, None], diagonal=-1)
+        return (A - torch.diag(torch.full_like(scale, (1 + self.beta) / 2))) / self.length, scale / self.length
 
     def window(self, now: float) -> tuple[float, float]:
         return -math.inf, now
@@ -243,7 +248,7 @@ class LagT(Translated):
 
     def _norms(self, order: int) -> Tensor:
         """√C(n+α, n): the norm of L_n^(α) under s^α e^−s / Γ(α+1), and the root of its value at 0."""
-        n = torch.arange(order, dtype=torch.float64)
+        n = _index(order)
         return torch.exp((torch.lgamma(n + self.alpha + 1) - torch.lgamma(n + 1) - math.lgamma(self.alpha + 1)) / 2)
 
 
@@ -264,9 +269,9 @@ class Rand(Translated):
     seed: int = 0
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(self.seed)
-        G = torch.randn(order, order + 1, dtype=torch.float64, generator=generator)
-        A = 0.9 * G[:, 1:] / torch.linalg.matrix_norm(G[:, 1:], 2) - torch.eye(order, dtype=torch.float64)
+        generator = torch.Generator(CPU).manual_seed(self.seed)
+        G = torch.randn(order, order + 1, dtype=torch.float64, device=CPU, generator=generator)
+        A = 0.9 * G[:, 1:] / torch.linalg.matrix_norm(G[:, 1:], 2) - torch.eye(order, dtype=torch.float64, device=CPU)
         return A / self.length, G[:, 0] / self.length
 
     def window(self, now: float) -> tuple[float, float]:
@@ -299,11 +304,16 @@ def legendre(order: int, x: Tensor) -> Tensor:
 
 def _chebyshev_norms(order: int) -> Tensor:
     """1, √2, √2, …, which makes T_n orthonormal under the arcsine law."""
-    norms = torch.full((order,), math.sqrt(2), dtype=torch.float64)
+    norms = torch.full((order,), math.sqrt(2), dtype=torch.float64, device=CPU)
     norms[0] = 1
     return norms
 
 
 def _legendre_norms(order: int) -> Tensor:
     """√(2n+1), which makes P_n orthonormal on an interval with the uniform probability measure."""
-    return torch.sqrt(2 * torch.arange(order, dtype=torch.float64) + 1)
+    return torch.sqrt(2 * _index(order) + 1)
+
+
+def _index(order: int) -> Tensor:
+    """0, 1, …, N−1 in float64."""
+    return torch.arange(order, dtype=torch.float64, device=CPU)

@@ -1,13 +1,18 @@
-"""`train.py -m` as Hydra's plugins, which it finds by their place: the door to `hippo.training.sweeps`."""
+"""`train.py -m` as Hydra's plugins, which it finds by their place: the door to `hippo.training.sweeps`.
 
+Hydra imports plugins whenever it starts, for `--help` too: what takes long to import is imported where it is used.
+"""
+
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper as HydraSweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -51,34 +56,61 @@ class LocalLauncher(Launcher):
         return results
 
 
-class Sweeper(BasicSweeper):
-    """Hydra's grid of all combinations, but one failure does not hide the others: all are listed at the end."""
+class Sweeper(HydraSweeper):
+    """All combinations of what is listed; one failure does not hide the others: all are told at the end.
+
+    Args:
+        max_batch_size: Runs that the launcher gets at once; all where None.
+        params: Overrides, as on the command line, by their keys; the command line's come after them.
+    """
+
+    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None) -> None:
+        self.max_batch_size, self.params = max_batch_size, params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.results: list[JobReturn] = []
-        launcher: Any = self.launcher
-        launch = launcher.launch
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
-        def keep(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-            results = launch(job_overrides, initial_job_idx)
-            for overrides, result in zip(job_overrides, results, strict=True):
-                result.overrides = overrides
-            self.results += results
-            return [result for result in results if result.status == JobStatus.COMPLETED]
+    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        """Launch every combination.
 
-        launcher.launch = keep
+        Raises:
+            SweepFailed: At the end, if any failed.
+            hippo.training.config.ConfigError: If what is asked for is no list.
+        """
+        from hippo.training.sweeps import SweepFailed, command, failure
 
-    def sweep(self, arguments: list[str]) -> Any:
-        from hippo.training.errors import reason
-        from hippo.training.sweeps import SweepFailed, command
-
-        returns = super().sweep(arguments)
-        failures = {
-            command(result.overrides or ()): reason(result._return_value)
-            for result in self.results
-            if result.status != JobStatus.COMPLETED
-        }
+        assert self.launcher is not None
+        combinations = self._combinations([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+        self.validate_batch_is_legal(combinations)
+        size = self.max_batch_size or len(combinations) or 1
+        results: list[JobReturn] = []
+        failures: dict[str, str] = {}
+        for first in range(0, len(combinations), size):
+            batch = combinations[first : first + size]
+            for overrides, result in zip(batch, self.launcher.launch(batch, initial_job_idx=first), strict=True):
+                results.append(result)
+                if (why := failure(result)) is not None:
+                    failures[command(overrides)] = why
         if failures:
-            raise SweepFailed(failures, len(self.results))
-        return returns
+            raise SweepFailed(failures, len(results))
+        return results
+
+    def _combinations(self, arguments: list[str]) -> list[list[str]]:
+        from hippo.training.config import ConfigError
+
+        assert self.hydra_context is not None
+        choices: dict[str, list[str]] = {}  # the last word on a key counts
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        for override in parser.parse_overrides(arguments):
+            key = override.get_key_element()
+            if not override.is_sweep_override():
+                choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+            elif override.is_discrete_sweep():
+                choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            else:
+                raise ConfigError(
+                    f"{override.input_line} is no list of values. List some, as in {key}=1,2,3, or let a search choose "
+                    "them: hydra/sweeper=search"
+                )
+        return [list(combination) for combination in itertools.product(*choices.values())]

@@ -24,7 +24,7 @@ def real(trajectories_root):
 
 
 def test_the_archive_is_what_was_published(real):
-    series, labels = real
+    series, labels, _ = real
     assert len(series) == len(labels) == 2858
     assert {one.shape[1] for one in series} == {3}
     assert (min(map(len, series)), max(map(len, series))) == (60, 182)
@@ -33,7 +33,7 @@ def test_the_archive_is_what_was_published(real):
 
 def test_the_protocol_of_the_paper(trajectories_root, real):
     """Written out once more, with NumPy: join, pad, split, standardize."""
-    series, labels = real
+    series, labels, _ = real
     splits = CharacterTrajectories().load(trajectories_root)
     assert [len(split) for split in splits[:3]] == [2000, 429, 429]
     assert "".join(splits.classes) == "abcdeghlmnopqrsuvwyz"
@@ -96,13 +96,13 @@ def test_without_a_clock_a_change_of_time_is_no_shift(trajectories_root):
     sweep = {"rate": [0.5, 1, 2], "time_scale": [0.5, 2], "drop": [0, 0.9]}
     splits = CharacterTrajectories(shifts=shifts, sweep=sweep).load(trajectories_root)
     assert list(splits.shifted) == ["half"]
-    assert [(p.kind, p.value) for p in splits.sweep] == [
+    assert [(p.kind, p.value) for p in splits.curve] == [
         ("rate", 0.5), ("rate", 1), ("rate", 2), ("drop", 0), ("drop", 0.9),
     ]  # fmt: skip
-    assert [p.test.everything.x.shape[1] for p in splits.sweep] == [91, 182, 363, 182, 18]
+    assert [p.test.everything.x.shape[1] for p in splits.curve] == [91, 182, 363, 182, 18]
     timed = CharacterTrajectories(shifts=shifts, sweep=sweep, timestamps="separate")
     assert list(timed.samplings()) == ["", "slow", "half"]
-    assert len(timed.swept()) == 7
+    assert len(timed.curve_points()) == 7
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,31 @@ def test_the_release_of_2018_is_read(copy, real):
             lines[k] = ":".join([*(",".join(channel) for channel in values), label])
         (copy / name).write_text("\n".join(lines) + "\n")
     assert unequal > 30
-    series, labels = character_trajectories.read(copy.parent)
+    series, labels, release = character_trajectories.read(copy.parent)
     assert labels == real[1]
+    assert release.startswith("2018")
+    assert real[2] == "2023"
     for old, new in zip(series, real[0], strict=True):
         assert old.shape == new.shape
         assert (np.abs(old - new) <= 5.1e-7).all() or (old[-1] == 0).any()
-    assert [len(split) for split in CharacterTrajectories().load(copy.parent)[:3]] == [2000, 429, 429]
+    splits = CharacterTrajectories().load(copy.parent)
+    assert [len(split) for split in splits[:3]] == [2000, 429, 429]
+    assert splits.release == release
+
+
+@pytest.mark.parametrize(("step", "change"), [(0, 0.5), (31, -0.02)])
+def test_a_changed_value_is_not_taken_for_another_release(copy, step, change):
+    for name in character_trajectories.FILES:
+        lines = (copy / name).read_text().splitlines()
+        for k in range(lines.index("@data") + 1, len(lines)):
+            *channels, label = lines[k].split(":")
+            values = [[f"{float(v):.6f}" for v in channel.split(",")] for channel in channels]
+            if name == character_trajectories.FILES[1] and k == len(lines) - 1:
+                values[1][step] = f"{float(values[1][step]) + change:.6f}"
+            lines[k] = ":".join([*map(",".join, values), label])
+        (copy / name).write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="neither the release of 2023 nor that of 2018"):
+        character_trajectories.read(copy.parent)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +219,11 @@ def test_ts_files_that_are_not_there_or_not_text(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_ts(tmp_path / "none.ts")
     (tmp_path / "bytes.ts").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"not text in UTF-8 \(invalid start byte at byte 0\)"):
         read_ts(tmp_path / "bytes.ts")
+    (tmp_path / "unlabelled.ts").write_text("@classLabel false\n@data\n1,2:3,4\n")
+    with pytest.raises(DataError, match="line 1, says that series have no class"):
+        read_ts(tmp_path / "unlabelled.ts")
 
 
 def archive(copy: Path) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from hippo.data import MNIST, Batch, DataError, Digits, Sequences, mnist
+from hippo.data import MNIST, Batch, DataError, Digits, Sequences, Splits, mnist
 from hippo.data.permutation import bit_reversal, pixel_order
 
 
@@ -81,6 +81,37 @@ def test_values_that_are_not_finite_are_refused(bad):
     x[1, 2] = bad
     with pytest.raises(DataError, match="1 of 4 sequences"):
         Sequences(Batch(x, torch.zeros(4)))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_was_not_observed_may_hold_anything(bad):
+    x, times = torch.rand(4, 3, 2), torch.arange(3.0).repeat(4, 1)
+    x[1, 2] = times[1, 2] = bad
+    mask = torch.isfinite(x)
+    Sequences(Batch(x, torch.zeros(4), mask=mask, timestamps=times))
+    Sequences(Batch(x, torch.zeros(4), mask=mask.all(-1), timestamps=times))
+    Sequences(Batch(x, torch.zeros(4), lengths=torch.tensor([3, 2, 3, 3]), timestamps=times))
+    mask[1, 2, 1] = True
+    with pytest.raises(DataError, match="1 of 4 sequences hold NaN or infinite values, sequence 1 first"):
+        Sequences(Batch(x, torch.zeros(4), mask=mask))
+    with pytest.raises(DataError, match="timestamps hold NaN"):
+        Sequences(Batch(torch.rand(4, 3, 2), torch.zeros(4), timestamps=times))
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "message"),
+    [
+        (torch.tensor([1, 2, 3]), ("a", "b", "c"), "number the 3 classes from 0 to 2; here it goes from 1 to 3"),
+        (torch.tensor([-1, 0, 1]), ("a", "b", "c"), "here it goes from -1 to 1"),
+        (torch.tensor([0.0, 1.0, 2.0]), ("a", "b", "c"), "whole numbers where there are classes"),
+        (torch.tensor([0, 1, 2]), (), r"not \(3,\) of torch.int64"),
+    ],
+)
+def test_targets_are_classes_or_numbers(y, classes, message):
+    good = torch.zeros(3, dtype=torch.int64) if classes else torch.zeros(3, 1)
+    splits = [Sequences(Batch(torch.rand(3, 2, 1), targets)) for targets in (good, y, good)]
+    with pytest.raises(DataError, match=message):
+        Splits(*splits, classes=classes).check()
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 1), (3, 0, 1)])

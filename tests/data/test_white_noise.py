@@ -48,6 +48,13 @@ def test_what_is_to_be_known_are_values_of_the_function_from_first_to_last():
     assert not torch.allclose(data.train.everything.y[:2], data.validation.everything.y)
 
 
+def test_a_function_has_the_root_mean_square_of_the_process_that_the_paper_draws_from():
+    data = WhiteNoise(length=1000, cycles=50, sizes=(3, 2, 4)).load(NOWHERE)
+    for split in data[:3]:
+        x = split.everything.x
+        torch.testing.assert_close(x.square().mean((1, 2)), torch.full((len(x),), 0.25), rtol=1e-6, atol=0)
+
+
 def test_no_function_and_no_value_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         WhiteNoise(sizes=(0, 1, 1))

@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 from hydra.utils import get_object, instantiate
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from hippo.data import DataError
+from hippo.errors import UserError
 from hippo.training.config import ConfigError, Paths, Settings, check
 from hippo.training.errors import explain
+from hippo.training.learner import Divergence
+from hippo.training.records import RecordError
 from hippo.training.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -41,13 +47,14 @@ def test_every_option_of_every_group_is_valid(compose, option):
     check(compose(option))
 
 
-@pytest.mark.parametrize("group", ["dataset", "model"])
+@pytest.mark.parametrize("group", ["dataset", "model", "scheduler"])
 def test_configurations_repeat_no_default_wrongly(compose, group):
     """A group's file lists what can be changed; it must list all of it."""
     for path in (CONFIGS / group).glob("*.yaml"):
-        node = check(compose(f"{group}={path.stem}"))[group]
-        parameters = set(inspect.signature(get_object(node["_target_"])).parameters) - {"input_size"}
-        assert parameters == set(node) - {"_target_"}, path.name
+        if not (node := check(compose(f"{group}={path.stem}"))[group]):
+            continue  # none
+        parameters = set(inspect.signature(get_object(node["_target_"])).parameters)
+        assert parameters - {"input_size", "optimizer", "total_steps"} == set(node) - {"_target_"}, path.name
 
 
 def test_the_papers_experiment_is_the_papers(compose):
@@ -82,6 +89,18 @@ def test_the_papers_experiment_is_the_papers(compose):
         ("+trainer.max_epoch=3", ["Trainer has no max_epoch", "did you mean max_epochs?"]),
         ("sede=1", ["sede: there is no such key", "did you mean seed?"]),
         ("modle=legs", ["did you mean model?"]),
+        ("scheduler=one_cycel", ["scheduler=one_cycel does not exist", "did you mean one_cycle?"]),
+        (
+            "+scheduler.warmpu=0.1",
+            ["scheduler has warmpu, but no _target_ that takes it", "choose one first: scheduler="],
+        ),
+        (["scheduler=cosine", "+scheduler.warmpu=0.1"], ["scheduler.warmpu: cosine has no warmpu", "mean warmup?"]),
+        (["scheduler=one_cycle", "scheduler.pct_start=many"], ["scheduler.pct_start='many'", "number"]),
+        (["scheduler=cosine", "+scheduler.total_steps=9"], ["scheduler.total_steps: cosine has no total_steps"]),
+        (
+            "+scheduler._target_=torch.optim.lr_scheduler.StepLR",
+            ["scheduler._target_: StepLR takes no total_steps, with which it is called"],
+        ),
         ("experiment=pmnist_lgs", ["did you mean pmnist_legs?", "choose from", "digits"]),
         ("model=grru", ["model=grru does not exist", "did you mean gru?"]),
         ("+paths.date=x", ["paths.date", "did you mean data?"]),
@@ -106,7 +125,7 @@ def test_the_papers_experiment_is_the_papers(compose):
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_the_nearest_right_thing(compose, override, words):
-    sentence = explanation(compose, override)
+    sentence = explanation(compose, *([override] if isinstance(override, str) else override))
     assert "\n" not in sentence
     for word in words:
         assert word in sentence
@@ -170,5 +189,26 @@ def test_the_configuration_fits_one_screen():
     assert len((CONFIGS / "train.yaml").read_text().partition("\nhydra:")[0].splitlines()) <= 30
 
 
-def test_an_error_is_what_config_error_says():
-    assert explain(ConfigError("this and that")) == "this and that"
+@pytest.mark.parametrize("kind", [ConfigError, DataError, Divergence, RecordError, MisconfigurationException])
+def test_an_error_is_what_it_says(kind):
+    assert explain(kind("this and that")) == "this and that"
+
+
+def test_an_error_of_a_kind_that_nobody_listed_is_told_where_its_root_is_user_error():
+    class OutOfTune(UserError, LookupError):
+        pass
+
+    assert explain(OutOfTune("tune it")) == "tune it"
+    assert explain(LookupError("tune it")) is None
+
+
+def test_an_error_of_wandb_is_told_with_the_ways_around_it():
+    assert explain(wandb.errors.CommError("no network")).startswith("W&B: no network. Run offline with logger.mode=off")
+
+
+def test_what_the_code_completes_may_lack_arguments_and_is_checked_all_the_same(compose):
+    check(compose("model=s4d"))  # its layer's `features` come from the network
+    with pytest.raises(ConfigError, match=r"model\.layer\.state_sise: S4D has no state_sise; did you mean state_size"):
+        check(compose("model=s4d", "+model.layer.state_sise=3"))
+    with pytest.raises(ConfigError, match=r"model\.layer\.features is missing"):
+        check(compose("model=s4d", "model.layer._partial_=false"))

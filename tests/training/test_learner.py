@@ -1,16 +1,19 @@
 """Any model on a dataset by one word, and what training makes of its wishes."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from hippo.data import CharacterTrajectories
-from hippo.models import GRU, GRUD, ExpRNN
+from hippo.mixers import S4D
+from hippo.models import GRU, GRUD, ExpRNN, Stack
+from hippo.training.build import misfit
 from hippo.training.config import ConfigError
 from hippo.training.errors import explain
 from hippo.training.learner import SequenceLearner
-from hippo.training.run import misfit, run
+from hippo.training.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GAPS = ("gru_d", "gru_dt", "ode_rnn")
@@ -89,3 +92,14 @@ def test_a_factor_holds_for_a_parameter_of_the_model_itself_too():
     module = SequenceLearner(model, 3, lambda groups: torch.optim.Adam(groups, lr=1e-3))
     rates = {group["lr"]: len(group["params"]) for group in module.configure_optimizers().param_groups}
     assert rates[5e-4] == 1
+
+
+def test_the_dynamics_of_a_layer_have_a_rate_of_their_own_and_no_decay():
+    model = Stack(1, 4, partial(S4D, state_size=4), depth=2, dynamics_lr=0.25)
+    module = SequenceLearner(model, 3, lambda groups: torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1))
+    groups = module.configure_optimizers().param_groups
+    of = {id(parameter): group for group in groups for parameter in group["params"]}
+    for name, parameter in module.named_parameters():
+        dynamic = name.endswith(("log_decay", "frequency", "log_step"))
+        assert of[id(parameter)]["lr"] == pytest.approx(0.0025 if dynamic else 0.01), name
+        assert of[id(parameter)]["weight_decay"] == (0.0 if dynamic else 0.1), name

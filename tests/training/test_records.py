@@ -136,3 +136,23 @@ def test_a_record_tells_code_packages_and_machine():
     assert provenance["machine"]["cores"] >= 1
     assert provenance["machine"]["cpu"]
     assert records.peak_memory()["host"] > 100 * 2**20
+
+
+def test_a_setting_that_older_records_lack_neither_renames_them_nor_lets_them_stand_for_another_model(
+    compose, tmp_path
+):
+    """ExpRNN's `base` came after its first records, which are of `base=initial`."""
+    (model, added), *_ = records.ADDED.items()
+    ((key, before),) = added.items()
+    assert (model, key, before) == ("hippo.models.ExpRNN", "base", "initial")
+    override = "experiment=pmnist_small_exprnn"
+    now, stated, unstated = (
+        check(compose(override, *more)) for more in ((), ("model.base=initial",), ("~model.base",))
+    )
+    old = copy.deepcopy(stated)
+    del old["model"]["base"]
+    assert records.identity(stated) == records.identity(old) == "92c3bb3f-seed0"  # in results/records
+    assert records.identity(now) != records.identity(old)
+    assert unstated == now
+    records.write(tmp_path / "record.json", {"schema": records.SCHEMA, "metrics": {}, "config": old})
+    assert records.read(tmp_path / "record.json")["config"] == stated

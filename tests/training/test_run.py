@@ -91,16 +91,18 @@ def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(undisturbed, tiny)
     assert not same(run(tiny("seed=1")), undisturbed)
 
 
-def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_if_it_had_not_been(undisturbed, tmp_path):
-    process = subprocess.Popen(command(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_if_it_had_not_been(tiny, tmp_path):
+    """With a learning rate that is another one at every step."""
+    schedule = "scheduler=one_cycle"
+    process = subprocess.Popen(command(tmp_path, schedule), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     while process.poll() is None and not list(tmp_path.glob("*/*/checkpoints/last.ckpt")):
         time.sleep(0.005)  # the second epoch, which begins when the first is saved, takes a hundred times as long
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not list(tmp_path.glob("*/*/record.json"))
-    record = records.read(train(tmp_path))
+    record = records.read(train(tmp_path, schedule))
     assert record["resumed"] == 1
-    assert same(record, undisturbed)
+    assert same(record, run(tiny(schedule)))
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -379,10 +381,10 @@ def test_checkpoints_hold_weights_and_no_tables(tiny):
     assert sum(tensor.numel() for tensor in checkpoint["state_dict"].values()) == record["parameters"]
 
 
-def test_two_processes_train_as_one_does(tmp_path):
+def test_two_processes_train_as_one_does(tiny, tmp_path):
     """The batch is shared out, so two processes take the same steps; sums in another order round differently."""
     whole_batches = ["+trainer.limit_train_batches=25"]
-    alone = records.read(train(tmp_path / "one", *whole_batches))
+    alone = run(tiny(*whole_batches))
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run(
         command(tmp_path / "two", *whole_batches, "trainer=ddp", "trainer.accelerator=cpu"),
@@ -436,6 +438,7 @@ def test_help_shows_what_can_be_chosen():
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for words in (
         "dataset: character_trajectories, digits, pmnist, smnist",
+        "scheduler: cosine, none, one_cycle",
         "model: chebyshev, exprnn, fourier, fru",
         "pmnist_legs",
         "hidden_size",

@@ -14,9 +14,16 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext
 
 from hippo.training import sweeps
+from hippo.training.config import ConfigError
+from hippo.training.run import run
 from hippo.training.sweeps import Run, SweepFailed, command, side_by_side
+from hydra_plugins.hippo import Sweeper
 
 ROOT = Path(__file__).parents[2]
 RUNS = int(os.environ.get("HIPPO_SWEEP_RUNS", "4"))
@@ -71,6 +78,45 @@ def test_seeds_share_a_configuration_and_the_command_leaves_out_where(tmp_path):
     assert moved.folder == tmp_path / "digits_gru" / other.id
     assert moved.command == other.command == "python train.py experiment=digits model=gru seed=5"
     assert command(["x=[1, 2]"]) == "python train.py 'x=[1, 2]'"
+
+
+def test_the_grid_launches_all_combinations_and_tells_every_failure_at_the_end():
+    """In batches, the command line after the file's parameters; with a launcher that trains nothing."""
+    launched = []
+
+    class Launches:
+        def launch(self, job_overrides, initial_job_idx):
+            launched.append((initial_job_idx, job_overrides))
+            return [self.one(overrides) for overrides in job_overrides]
+
+        def one(self, overrides):
+            if overrides != ["model=gru", "seed=1"]:
+                return JobReturn(status=JobStatus.COMPLETED, overrides=overrides)
+            job = JobReturn(status=JobStatus.FAILED, overrides=overrides)
+            job.return_value = ConfigError("out of tune")
+            return job
+
+    sweeper = Sweeper(max_batch_size=3, params={"model": "rnn", "seed": "range(2)"})
+    sweeper.launcher = Launches()
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        sweeper.config = hydra.compose("train", return_hydra_config=True)
+        sweeper.hydra_context = HydraContext(GlobalHydra.instance().config_loader(), Callback())
+        with pytest.raises(SweepFailed) as error:
+            sweeper.sweep(["model=gru,lstm"])
+        with pytest.raises(ConfigError, match=r"optimizer\.lr=interval\(0,1\) is no list of values"):
+            sweeper.sweep(["optimizer.lr=interval(0,1)"])
+        assert len(sweeper.sweep(["model=lstm"])) == 2
+    assert str(error.value) == "1 of 4 runs failed:\n  python train.py model=gru seed=1\n    out of tune"
+    gru, lstm = ([[f"model={model}", f"seed={seed}"] for seed in range(2)] for model in ("gru", "lstm"))
+    assert launched == [(0, [*gru, lstm[0]]), (3, [lstm[1]]), (0, lstm)]
+
+
+def test_what_follows_from_the_seed_follows_from_another_seed_too():
+    run = composed("experiment=function_approximation").with_seed(3)
+    assert run.config["dataset"]["data_seed"] == 3
+    again = composed("experiment=function_approximation", "seed=3")
+    assert (run, run.config) == (again, again.config)
+    assert run.with_seed(4) == again.with_seed(4)
 
 
 def test_the_state_of_a_run(tmp_path):
@@ -209,7 +255,7 @@ def records(outputs: Path) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-def test_a_driver_killed_again_and_again_leaves_what_an_undisturbed_one_does(tmp_path):
+def test_a_driver_killed_again_and_again_leaves_what_undisturbed_runs_do(tiny, tmp_path):
     """Its runs go on without it; the next driver waits for those, and starts the others."""
     chance = random.Random(0)
     killed = 0
@@ -229,7 +275,7 @@ def test_a_driver_killed_again_and_again_leaves_what_an_undisturbed_one_does(tmp
     assert killed
     done = subprocess.run(sweep(tmp_path / "killed"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    undisturbed = subprocess.run(sweep(tmp_path / "undisturbed"), capture_output=True, text=True)
-    assert undisturbed.returncode == 0, undisturbed.stderr
+    for seed in range(RUNS):
+        run(tiny("model=gru", "model.hidden_size=4", f"seed={seed}", f"paths.outputs={tmp_path / 'undisturbed'}"))
     assert len(records(tmp_path / "killed")) == RUNS
     assert records(tmp_path / "killed") == records(tmp_path / "undisturbed")

@@ -81,7 +81,7 @@ def parse(path: Path) -> dict:
 
 
 def test_an_offline_run_logs_everything_and_says_how_to_upload_it(tracked, capsys):
-    config = tracked()
+    config = tracked("scheduler=cosine")
     record = run(config)
     logged = read_offline(folder_of(config))
     assert "wandb sync " in capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_an_offline_run_logs_everything_and_says_how_to_upload_it(tracked, capsy
     assert logged["config"]["git"] == record["git"]
     epochs = [row for row in logged["history"] if "validation/accuracy" in row]
     assert len(epochs) == 3
-    for name in ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy"):
+    for name in ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy", "train/learning_rate"):
         seen = [row[name] for row in logged["history"] if name in row]
         assert seen == pytest.approx([epoch[name] for epoch in record["history"]])
     assert len([row for row in logged["history"] if "seconds/epoch" in row]) == 3

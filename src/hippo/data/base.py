@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hippo.errors import UserError
 
-class DataError(RuntimeError):
+
+class DataError(UserError, RuntimeError):
     """A data file is missing, damaged, or holds something that cannot be learnt from; the message says what to do."""
 
 
@@ -36,7 +38,8 @@ class Batch(NamedTuple):
 
 def steps(x: Tensor, y: Tensor, timestamps: bool) -> Batch:
     """Return sequences sampled at the times 0, 1, …, which they carry as timestamps or not."""
-    return Batch(x, y, torch.arange(float(x.shape[1])).expand(x.shape[:2]) if timestamps else None)
+    clock = torch.arange(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[:2])
+    return Batch(x, y, clock if timestamps else None)
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
@@ -52,16 +55,21 @@ class Sequences(Dataset[Batch]):
         everything: The split as one batch.
 
     Raises:
-        DataError: If the split is empty, or holds values or timestamps that are not finite.
+        DataError: If the split is empty, or holds values or timestamps that are not finite where they are read: not
+            where the mask says that nothing was observed, nor beyond a sequence's length.
     """
 
     def __init__(self, everything: Batch) -> None:
         if len(everything.y) == 0 or everything.x.shape[1] == 0:
             raise DataError(f"a split must hold sequences; this one is {tuple(everything.x.shape)}")
-        if not torch.isfinite(everything.x).all():
-            bad = int((~torch.isfinite(everything.x)).flatten(1).any(1).sum())
-            raise DataError(f"{bad} of {len(everything.x)} sequences hold NaN or infinite values; mask those steps")
-        if everything.timestamps is not None and not torch.isfinite(everything.timestamps).all():
+        read = _read(everything)
+        if (bad := (~torch.isfinite(everything.x) & read).flatten(1).any(1)).any():
+            raise DataError(
+                f"{int(bad.sum())} of {len(bad)} sequences hold NaN or infinite values, sequence "
+                f"{int(bad.nonzero()[0])} first; say in `mask` what was not observed"
+            )
+        times = everything.timestamps
+        if times is not None and (~torch.isfinite(times) & read.any(-1)).any():
             raise DataError("timestamps hold NaN or infinite values; choose a smaller time_scale, or mend them")
         self.everything = everything
 
@@ -72,9 +80,19 @@ class Sequences(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        rows = torch.as_tensor(indices)
+        rows = torch.as_tensor(indices, device=self.everything.x.device)
         x, y, *optional = self.everything
         return Batch(x[rows], y[rows], *(None if field is None else field[rows] for field in optional))
+
+
+def _read(batch: Batch) -> Tensor:
+    """Return which values a model gets to read, (B, L, 1) or (B, L, C)."""
+    read = torch.ones(*batch.x.shape[:2], 1, dtype=torch.bool)
+    if batch.lengths is not None:
+        read &= (torch.arange(batch.x.shape[1]) < batch.lengths.unsqueeze(1)).unsqueeze(-1)
+    if batch.mask is not None:
+        read = read & (batch.mask if batch.mask.dim() == 3 else batch.mask.unsqueeze(-1))
+    return read
 
 
 class Shifted(NamedTuple):
@@ -84,8 +102,8 @@ class Shifted(NamedTuple):
     test: Sequences
 
 
-class Swept(NamedTuple):
-    """The test split at one point of a sweep: what is changed, by how much, and what comes of it."""
+class CurvePoint(NamedTuple):
+    """The test split at one point of a curve: what is changed, by how much, and what comes of it."""
 
     kind: str
     value: float
@@ -93,7 +111,7 @@ class Swept(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Train, validation and test, and what else to evaluate on.
+    """Train, validation and test, and what else to evaluate on. `check` says whether they fit each other.
 
     Attributes:
         train: What is trained on.
@@ -101,7 +119,8 @@ class Splits(NamedTuple):
         test: What is reported; no shift.
         classes: Names of the classes; none where numbers are to be known.
         shifted: Shifts by their names, evaluated in every epoch and at the end.
-        sweep: Evaluated at the end.
+        curve: Evaluated at the end; a dataset's setting `sweep`.
+        release: Which release of its files was read, of a dataset that has several.
     """
 
     train: Sequences
@@ -109,7 +128,24 @@ class Splits(NamedTuple):
     test: Sequences
     classes: tuple[str, ...] = ()
     shifted: Mapping[str, Shifted] = MappingProxyType({})
-    sweep: Sequence[Swept] = ()
+    curve: Sequence[CurvePoint] = ()
+    release: str | None = None
+
+    def check(self) -> None:
+        """Raise DataError unless targets are (B,) classes where there are classes, and (B, M) numbers where not."""
+        shifted = [split for shift in self.shifted.values() for split in shift]
+        for split in (self.train, self.validation, self.test, *shifted, *(point.test for point in self.curve)):
+            y = split.everything.y
+            if (y.dim(), y.is_floating_point()) != ((1, False) if self.classes else (2, True)):
+                raise DataError(
+                    "y must be (B,) whole numbers where there are classes, and (B, M) floating-point numbers where "
+                    f"there are none, not {tuple(y.shape)} of {y.dtype}"
+                )
+            if self.classes and not 0 <= y.min() <= y.max() < len(self.classes):
+                raise DataError(
+                    f"y must number the {len(self.classes)} classes from 0 to {len(self.classes) - 1}; here it goes "
+                    f"from {y.min()} to {y.max()}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

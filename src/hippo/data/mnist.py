@@ -48,10 +48,11 @@ class MNIST(SequenceDataset):
 
         def read(train: bool) -> tuple[Tensor, Tensor]:
             images = torchvision.datasets.MNIST(root, train=train)
-            return images.data.flatten(1)[:, order].unsqueeze(-1) / 255, images.targets
+            return images.data.flatten(1)[:, order].unsqueeze(-1).float() / 255, images.targets
 
         x, y = read(train=True)
-        rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(self.split_seed))
+        generator = torch.Generator("cpu").manual_seed(self.split_seed)
+        rows = torch.randperm(len(y), generator=generator, device="cpu")
         train, validation = rows[:54_000].sort().values, rows[54_000:].sort().values
         return Splits(
             Sequences(steps(x[train], y[train], self.timestamps)),

@@ -15,18 +15,18 @@ def pixel_order(permutation: Permutation, length: int, seed: int = 0) -> Tensor:
         ValueError: For an unknown permutation.
     """
     if permutation == "none":
-        return torch.arange(length)
+        return torch.arange(length, device="cpu")
     if permutation == "bit_reversal":
         return bit_reversal(length)
     if permutation == "random":
-        return torch.randperm(length, generator=torch.Generator().manual_seed(seed))
+        return torch.randperm(length, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     raise ValueError(f"unknown permutation {permutation!r}; choose none, bit_reversal or random")
 
 
 def bit_reversal(length: int) -> Tensor:
     """Order 0 … 2^b − 1 by reversed binary digits, for the smallest 2^b ≥ length, and keep the indices below length."""
     bits = max(length - 1, 0).bit_length()
-    indices = torch.arange(2**bits)
+    indices = torch.arange(2**bits, device="cpu")
     reverse = torch.zeros_like(indices)
     for bit in range(bits):
         reverse |= (indices >> bit & 1) << (bits - 1 - bit)

@@ -82,20 +82,21 @@ def sample(x: Tensor, lengths: Tensor, sampling: Sampling, seed: int) -> Sampled
     lengths = ((lengths - 1) * sampling.rate + 1e-9).long() + 1
     if lengths.max() == 1 < x.shape[1]:
         raise ValueError(f"rate={sampling.rate:g} leaves a single sample of {x.shape[1]}; choose a greater one")
-    at = torch.arange(int(lengths.max()), dtype=torch.float64) / sampling.rate
+    at = torch.arange(int(lengths.max()), dtype=torch.float64, device=x.device) / sampling.rate
     before = at.add(1e-9).long().clamp(max=x.shape[1] - 1)
     after = (before + 1).clamp(max=x.shape[1] - 1)
     between = (at - before).clamp(min=0).to(x).unsqueeze(-1)
     x = torch.lerp(x[:, before], x[:, after], between)
 
-    steps = torch.arange(len(at)).expand(x.shape[:2])
+    steps = torch.arange(len(at), device=x.device).expand(x.shape[:2])
     order = steps
     if sampling.drop:
-        chance = torch.rand(x.shape[:2], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        chance = torch.rand(x.shape[:2], generator=generator, dtype=torch.float64, device="cpu").to(x.device)
         rank = chance.masked_fill(steps >= lengths.unsqueeze(1), 2.0).argsort(dim=1).argsort(dim=1)
         lengths = (lengths * (1 - sampling.drop) + 1e-9).long().clamp(min=1)
         order = torch.where(rank < lengths.unsqueeze(1), steps, len(at)).sort(dim=1).values[:, : int(lengths.max())]
-    beyond = torch.arange(order.shape[1]) >= lengths.unsqueeze(1)
+    beyond = torch.arange(order.shape[1], device=x.device) >= lengths.unsqueeze(1)
     last = order.gather(1, lengths.unsqueeze(1) - 1)
     order = torch.where(beyond, last, order)
     x = x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2])).masked_fill(beyond.unsqueeze(-1), 0.0)

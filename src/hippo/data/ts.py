@@ -22,11 +22,19 @@ def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
     series, labels, in_data = [], [], False
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Check its permissions, or replace it.") from error
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}. Check that it is there, and its permissions."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}). Replace the file."
+        ) from error
     for number, line in enumerate(lines, start=1):
         if not in_data:
             in_data = line.strip().lower() == "@data"
+            if line.strip().lower().split()[:2] in (["@classlabel", "false"], ["@targetlabel", "true"]):
+                raise DataError(f"{path}, line {number}, says that series have no class: this reader needs one each.")
         elif line.strip():
             *channels, label = line.split(":")
             try:

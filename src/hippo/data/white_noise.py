@@ -1,4 +1,9 @@
-"""Band-limited white noise, to be given back as a whole: the function approximation of arXiv 2008.07669."""
+"""Band-limited white noise, to be given back as a whole: the function approximation of arXiv 2008.07669.
+
+The authors' public code draws such functions as the library nengo does (`WhiteSignal`): normal coefficients of equal
+variance for the frequencies above 0 and up to the highest, and a root mean square of 0.5. There 0.5 is the mean over
+all functions; here every function is scaled to it, so that one unit serves all errors.
+"""
 
 import math
 from dataclasses import dataclass
@@ -20,23 +25,26 @@ def white_noise(count: int, length: int, cycles: int, seed: int, rms: float = 0.
         length: Samples of each.
         cycles: Periods of the highest frequency in a signal.
         seed: Seed of the functions.
-        rms: Root mean square of each, whose mean is 0.
+        rms: Root mean square of each signal; their mean is 0.
 
     Raises:
         ValueError: If there is no frequency, or there are fewer than two samples for each period of the highest.
     """
     if not 0 < cycles < length / 2:
         raise ValueError(f"{length} samples hold between 1 and {(length - 1) // 2} cycles, not {cycles}")
-    parts = torch.randn(count, 2, cycles, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    parts = torch.randn(count, 2, cycles, dtype=torch.float64, device="cpu", generator=generator)
     parts *= rms * length / math.sqrt(2) / parts.square().sum((1, 2), keepdim=True).sqrt()
-    spectrum = torch.zeros(count, length // 2 + 1, dtype=torch.complex128)
+    spectrum = torch.zeros(count, length // 2 + 1, dtype=torch.complex128, device="cpu")
     spectrum[:, 1 : cycles + 1] = torch.complex(*parts.unbind(1))
     return torch.fft.irfft(spectrum, length)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WhiteNoise(SequenceDataset):
-    """A function as it passes, and what is to be known of it at the end: its values at equidistant times.
+    """A function as it passes, and the target at its end: its values at equidistant times.
+
+    Functions have mean 0 and root mean square 0.5, so an answer of 0 everywhere has a mean squared error of about 0.25.
 
     Args:
         batch_size: Sequences a step.
@@ -66,5 +74,5 @@ class WhiteNoise(SequenceDataset):
 
     def _split(self, part: int, length: int) -> Sequences:
         signal = white_noise(self.sizes[part], length, self.cycles, 3 * self.data_seed + part).float()
-        at = torch.linspace(0, length - 1, self.points, dtype=torch.float64).round().long()
+        at = torch.linspace(0, length - 1, self.points, dtype=torch.float64, device="cpu").round().long()
         return Sequences(Batch(signal.unsqueeze(-1), signal[:, at]))

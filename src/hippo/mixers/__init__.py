@@ -1,10 +1,30 @@
 """Layers that mix along time: (B, L, H) in, (B, L, H) out, each a node `layer` of `hippo.models.Stack`."""
 
 from hippo.mixers.base import Mixer, TimeInvariant, by_steps, uniform
+from hippo.mixers.lmu import LMU
 from hippo.mixers.lru import LRU
 from hippo.mixers.mamba import Mamba
 from hippo.mixers.mamba2 import Mamba2
 from hippo.mixers.retnet import RetNet
+from hippo.mixers.rtf import RTF
 from hippo.mixers.rwkv7 import RWKV7
+from hippo.mixers.s4 import S4
+from hippo.mixers.s4d import S4D
+from hippo.mixers.s5 import S5
 
-__all__ = ["LRU", "RWKV7", "Mamba", "Mamba2", "Mixer", "RetNet", "TimeInvariant", "by_steps", "uniform"]
+__all__ = [
+    "LMU",
+    "LRU",
+    "RTF",
+    "RWKV7",
+    "S4",
+    "S4D",
+    "S5",
+    "Mamba",
+    "Mamba2",
+    "Mixer",
+    "RetNet",
+    "TimeInvariant",
+    "by_steps",
+    "uniform",
+]

@@ -6,6 +6,7 @@ from hippo.models.fru import FRU
 from hippo.models.gru_gaps import GRUD, GRUDt
 from hippo.models.hippo_rnn import HiPPORNN
 from hippo.models.lmu import LMU
+from hippo.models.lmu_fft import LMUFFT
 from hippo.models.memory import Memory
 from hippo.models.neural_cde import NeuralCDE
 from hippo.models.ode_rnn import ODERNN
@@ -18,6 +19,7 @@ __all__ = [
     "GRU",
     "GRUD",
     "LMU",
+    "LMUFFT",
     "LSTM",
     "MGU",
     "ODERNN",

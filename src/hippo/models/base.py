@@ -32,7 +32,7 @@ class SequenceModel(nn.Module, ABC):
     needs_timestamps: ClassVar[bool] = False
     uses_timestamps: bool = False
     takes_channel_mask: ClassVar[bool] = False
-    lr_factors: Mapping[str, float] = {}
+    lr_factors: ClassVar[Mapping[str, float]] = {}
     undecayed: frozenset[str] = frozenset()
     evaluations: int | None = None
 

@@ -59,7 +59,9 @@ class FRU(SequenceModel):
         statistic_x, statistic_r = self.statistic.weight.split([self.input_size, self.recall.out_features], dim=1)
         from_x = nn.functional.linear(x.transpose(0, 1), statistic_x, self.statistic.bias)
         t = torch.arange(1, x.shape[1] + 1, dtype=torch.float64, device=x.device)
-        spaced = torch.logspace(math.log10(0.25), math.log10(self.length), max(self.frequencies - 1, 1)).to(t)
+        ends, count = (math.log10(0.25), math.log10(self.length)), max(self.frequencies - 1, 1)
+        single_at_least = torch.promote_types(x.dtype, torch.float32)
+        spaced = torch.logspace(*ends, count, dtype=single_at_least, device=x.device).to(t)
         turns = t.unsqueeze(1) * torch.cat([spaced.new_zeros(1), spaced])[: self.frequencies] / self.length
         waves = torch.cos(2 * math.pi * ((turns % 1).to(x) + self.phase)) / self.length
         return cells.unroll(FRU_CELL, fru_steps, from_x, waves, self.recall.weight, self.recall.bias, statistic_r)

@@ -89,9 +89,10 @@ class ODERNN(SequenceModel):
 
 
 def check_method(method: str) -> None:
-    """Raise ValueError unless torchdiffeq has this solver."""
-    from torchdiffeq._impl.odeint import SOLVERS
-
-    differentiable = [name for name in SOLVERS if name != "scipy_solver"]
-    if method not in differentiable:
-        raise ValueError(f"unknown method {method!r}; choose from {', '.join(differentiable)}")
+    """Raise ValueError unless torchdiffeq has this solver, and gradients through it."""
+    try:
+        if method == "scipy_solver":
+            raise ValueError("It has no gradients.")
+        torchdiffeq.odeint(lambda _, h: h, torch.zeros(1), torch.tensor([0.0, 1.0]), method=method)
+    except ValueError as error:
+        raise ValueError(f"unknown method {method!r}; choose from the solvers of torchdiffeq. {error}") from error

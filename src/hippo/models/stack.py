@@ -92,7 +92,7 @@ class Stack(SequenceModel):
         self.undecayed = frozenset(
             f"blocks.{index}.mixer.{name}" for index, mixer in enumerate(self.mixers) for name in mixer.dynamics
         )
-        self.lr_factors = dict.fromkeys(self.undecayed, dynamics_lr)
+        self.lr_factors = dict.fromkeys(self.undecayed, dynamics_lr)  # pyrefly: ignore[read-only]
         for mixer in self.mixers:
             mixer.check_rate(rate)
 

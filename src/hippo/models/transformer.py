@@ -63,6 +63,7 @@ class Transformer(SequenceModel):
     def _positions(self, x: Tensor) -> Tensor:
         """Sine and cosine of the step's index at geometrically spaced frequencies, (L, D)."""
         half = self.hidden_size // 2
-        frequency = torch.exp(-math.log(10_000.0) * torch.arange(half, device=x.device) / half)
-        angle = torch.arange(x.shape[1], device=x.device).unsqueeze(-1) * frequency
+        single_at_least = torch.promote_types(x.dtype, torch.float32)
+        steps, pairs = (torch.arange(n, dtype=single_at_least, device=x.device) for n in (x.shape[1], half))
+        angle = steps.unsqueeze(-1) * torch.exp(-math.log(10_000.0) * pairs / half)
         return torch.cat([torch.sin(angle), torch.cos(angle)], dim=-1).to(x)

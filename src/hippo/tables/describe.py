@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hippo.training.records import show
+from hippo.training.records import ADDED, show
 
 WHAT = ["data", "model", "hidden size", "epochs", "seed", "parameters"]
 
@@ -24,12 +24,18 @@ def what(record: dict[str, Any]) -> list[str]:
         data.append("on a clock")
     return [
         ", ".join(data),
-        f"{model['_target_'].rpartition('.')[2]} {measure}".strip(),
+        " ".join([f"{model['_target_'].rpartition('.')[2]} {measure}".strip(), *added(record)]),
         f"{model['hidden_size']}",
         f"{record['epochs']}",
         f"{record['seed']}",
         f"{record['parameters']:,}",
     ]
+
+
+def added(record: dict[str, Any]) -> list[str]:
+    """Return the settings, as `base=initial`, by which an earlier record's model is not the present one of its name."""
+    model = record["config"]["model"]
+    return [f"{key}={value}" for key, value in ADDED.get(model["_target_"], {}).items() if model.get(key) == value]
 
 
 def result(metrics: dict[str, float]) -> str:

@@ -1,12 +1,14 @@
 """What happens at each epoch: its randomness is fixed, its metrics are kept, and a line about it is printed."""
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import WandbLogger
+from torch.optim import Optimizer
 
+from hippo.training.learner import SequenceLearner
 from hippo.training.processes import is_first, say
 from hippo.training.records import derive_seed, show
 
@@ -28,7 +30,8 @@ class History(pl.Callback):
     """Keep the metrics and seconds of every epoch, through interruptions, and print a line for each.
 
     Attributes:
-        epochs: One dictionary an epoch: `epoch` (from 1), `seconds`, and each metric by its name.
+        epochs: One dictionary an epoch: `epoch` (from 1), `seconds`, and each metric by its name; where the learning
+            rate changes, that of the epoch's last step.
         sessions: What each process that worked on the run was, in order; the last is this one.
         resumed: How often the run was taken up again from a checkpoint.
 
@@ -40,7 +43,7 @@ class History(pl.Callback):
         self.sessions = [session]
         self.epochs: list[dict[str, float]] = []
         self.resumed = 0
-        self._start = self._spoke = 0.0
+        self._start = self._spoke = self._rate = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs, "sessions": self.sessions, "resumed": self.resumed}
@@ -61,6 +64,12 @@ class History(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.perf_counter()
 
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if trainer.lr_scheduler_configs:
+            self._rate = cast(SequenceLearner, pl_module).learning_rate(optimizer)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -76,6 +85,11 @@ class History(pl.Callback):
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if "/" in name}
         metrics.pop("seconds/epoch", None)
         pl_module.log("seconds/epoch", seconds)
+        rate = ""
+        if trainer.lr_scheduler_configs:
+            metrics["train/learning_rate"] = self._rate
+            pl_module.log("train/learning_rate", self._rate)
+            rate = f"   rate {self._rate:.2g}"
         epoch = trainer.current_epoch + 1
         self.epochs.append({"epoch": epoch, "seconds": round(seconds, 3)} | metrics)
         left = ((trainer.max_epochs or epoch) - epoch) * sum(e["seconds"] for e in self.epochs) / len(self.epochs)
@@ -83,7 +97,7 @@ class History(pl.Callback):
         reached = show(score, metrics[f"validation/{score}"])
         say(
             f"epoch {epoch}/{trainer.max_epochs}   train loss {show('loss', metrics['train/loss'])}   "
-            f"validation {score} {reached}   {seconds:.1f} s, {_duration(left)} left"
+            f"validation {score} {reached}{rate}   {seconds:.1f} s, {_duration(left)} left"
         )
 
 

@@ -19,8 +19,11 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hippo.errors import UserError
+from hippo.training.records import ADDED
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError, ValueError):
     """The configuration cannot be run; the message names the key and what it should be."""
 
 
@@ -45,6 +48,7 @@ class Settings:
     logger: dict | None
     paths: dict
     window: float
+    scheduler: dict | None = None
     patience: int | None = None
     threads: int | None = None
     force: bool = False
@@ -61,10 +65,12 @@ _TRAINER = {
     "use_distributed_sampler",
     "enable_checkpointing",
 }
-_SUPPLIED = {
+_SUPPLIED: dict[str, set[str]] = {
+    "dataset": set(),
     "model": {"input_size"},
     "trainer": _TRAINER,
     "optimizer": {"params"},
+    "scheduler": {"optimizer", "total_steps"},
     "logger": {"name", "identity", "folder", "settings", "resume"},
 }
 
@@ -78,6 +84,8 @@ def check(config: DictConfig) -> dict[str, Any]:
     _check_call(Settings, values, "")
     _check_call(Paths, values["paths"], "paths")
     for key, value in values.items():
+        if key in _SUPPLIED and value and "_target_" not in value:
+            raise ConfigError(f"{key} has {', '.join(value)}, but no _target_ that takes it; choose one first: {key}=…")
         _check_node(value, key, _SUPPLIED.get(key, set()))
     if not 0 <= values["seed"] < 2**32:
         raise ConfigError(f"seed must lie between 0 and 2**32 - 1, not {values['seed']}")
@@ -115,6 +123,8 @@ def _check_node(value: Any, where: str, supplied: set[str]) -> None:
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{where}._target_: {value['_target_']} cannot be imported ({reason})") from error
+        for key in ADDED.get(value["_target_"], ()):
+            value.setdefault(key, inspect.signature(target).parameters[key].default)
         arguments = {k: v for k, v in value.items() if not k.startswith("_")}
         _check_call(target, arguments, where, supplied, partial=bool(value.get("_partial_")))
 
@@ -128,6 +138,8 @@ def _check_call(
     names = [name for name in parameters if name not in supplied]
     name = getattr(target, "__name__", str(target))
     prefix = f"{where}." if where else ""
+    if not open_ended and (lacking := [key for key in sorted(supplied) if key not in parameters]):
+        raise ConfigError(f"{prefix}_target_: {name} takes no {' and no '.join(lacking)}, with which it is called")
     for key in values:
         if key not in names and not open_ended:
             hint = did_you_mean(key, names) or f"; valid here: {', '.join(names)}"

@@ -13,21 +13,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from hippo.data import DataError
-from hippo.training.config import ConfigError, did_you_mean
-from hippo.training.learner import Divergence
-from hippo.training.records import RecordError
-from hippo.training.sweeps import SweepFailed
-
-_PLAIN = (
-    ConfigError,
-    ConfigCompositionException,
-    DataError,
-    Divergence,
-    MisconfigurationException,
-    RecordError,
-    SweepFailed,
-)
+from hippo.errors import UserError
+from hippo.training.config import did_you_mean
 
 
 def explain(error: Exception) -> str | None:
@@ -58,7 +45,7 @@ def explain(error: Exception) -> str | None:
         return f"{' '.join(str(error).split())}. Quote what has spaces, brackets or ~ in it: 'key=\"value\"'"
     if isinstance(error, wandb.errors.Error):
         return f"W&B: {error}. Run offline with logger.mode=offline, or without W&B with logger=none"
-    if isinstance(error, _PLAIN):
+    if isinstance(error, UserError | ConfigCompositionException | MisconfigurationException):
         return str(error)
     return None
 

@@ -8,19 +8,22 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from hippo.data import Batch, DataError, SequenceDataset, Sequences, Splits
+from hippo.data import Batch, SequenceDataset, Sequences, Splits
+from hippo.errors import UserError
 from hippo.models import SequenceModel
 from hippo.training.config import ConfigError, building
 from hippo.training.records import derive_seed
 
 
-class Divergence(RuntimeError):
+class Divergence(UserError, RuntimeError):
     """Training produced a loss that is not a finite number."""
 
 
@@ -34,12 +37,18 @@ class SequenceLearner(pl.LightningModule):
     Args:
         model: Features (B, D).
         classes: Number of classes; 0 for numbers.
-        numbers: Number of numbers, where there are no classes.
         optimizer: Makes an optimizer from groups of parameters.
         shifts: Names of the shifts that are validated on.
+        numbers: Number of numbers, where there are no classes.
+        scheduler: Makes what changes the rates after every step, from the optimizer and the number of steps; None where
+            they stay as they are.
 
     Attributes:
         test_name: What the data that are tested on are called.
+        learnt: Number of parameters that are learnt.
+
+    Raises:
+        ConfigError: If the model, the optimizer or the scheduler refuses its settings.
     """
 
     def __init__(
@@ -49,6 +58,7 @@ class SequenceLearner(pl.LightningModule):
         optimizer: Callable[..., Optimizer],
         shifts: Iterable[str] = (),
         numbers: int = 0,
+        scheduler: Callable[..., LRScheduler] | None = None,
     ) -> None:
         super().__init__()
         self.validations = ("validation", *(f"validation@{shift}" for shift in shifts))
@@ -57,8 +67,14 @@ class SequenceLearner(pl.LightningModule):
         with building("model"):
             self.head = nn.Linear(model.hidden_size, classes) if classes else model.read_out(numbers)
         self.criterion = nn.functional.cross_entropy if classes else nn.functional.mse_loss
-        self.make_optimizer = optimizer
-        self.configure_optimizers()  # what is wrong with its settings is said before any work
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.learnt = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        # What is wrong with their settings is said before any work; how many steps there are is not known yet.
+        with building("optimizer"):
+            tried = self._optimizer()
+        if tried is not None and scheduler is not None:
+            with building("scheduler"):
+                scheduler(tried, total_steps=1000)
         # No metric looks at its input's values on the host: on a GPU that would stall every step.
         self.metrics = nn.ModuleDict()
         for split in ("train", *self.validations, "test"):
@@ -81,7 +97,19 @@ class SequenceLearner(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "test")
 
-    def configure_optimizers(self) -> Optimizer | None:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self._optimizer()
+        if optimizer is None or self.make_scheduler is None:
+            return optimizer
+        with building("scheduler"):
+            scheduler = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def learning_rate(self, optimizer: Optimizer) -> float:
+        """Return the rate of the parameters whose factor is 1, or of the first ones where there are none."""
+        return float(optimizer.param_groups[self._plain]["lr"])
+
+    def _optimizer(self) -> Optimizer | None:
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         factors = self.model.lr_factors
         for name, parameter in self.named_parameters():
@@ -92,6 +120,7 @@ class SequenceLearner(pl.LightningModule):
             groups.setdefault((factor, name not in self.model.undecayed), []).append(parameter)
         if not groups:
             return None  # nothing is learnt
+        self._plain = next((k for k, (factor, _) in enumerate(groups) if factor == 1), 0)
         optimizer = self.make_optimizer(
             [{"params": ps} | ({} if decays else {"weight_decay": 0.0}) for (_, decays), ps in groups.items()]
         )
@@ -161,13 +190,7 @@ class SequenceData(pl.LightningDataModule):
         self.dataset = dataset
         self.seed = seed
         self.splits: Splits = dataset.load(root)
-        for split in self.splits[:3]:
-            y, kind = split.everything.y, (1, False) if self.splits.classes else (2, True)
-            if (y.dim(), y.is_floating_point()) != kind:
-                raise DataError(
-                    f"{type(dataset).__name__}: y must be (B,) whole numbers where there are classes, and (B, M) "
-                    f"floating-point numbers where there are none, not {tuple(y.shape)} of {y.dtype}"
-                )
+        self.splits.check()
 
     def train_dataloader(self) -> DataLoader:
         data = self.splits.train

@@ -15,10 +15,15 @@ from typing import Any, Literal
 
 import torch
 
+from hippo.errors import UserError
 from hippo.files import write_atomically
 
 SCHEMA = 1
 NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force", "window"}
+_LATER = {"scheduler"}  # keys younger than the first records: where they say nothing, they are not there
+# Settings of models that records made before them lack, by class, with the value that those records stand for. A
+# configuration that is to be run states them (`hippo.training.config.check`), so none is taken for an old record.
+ADDED: dict[str, dict[str, Any]] = {"hippo.models.ExpRNN": {"base": "initial"}}
 _HARDWARE = {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar"}
 _PACKAGES = (
     "torch",
@@ -36,7 +41,7 @@ _PACKAGES = (
 )
 
 
-class RecordError(ValueError):
+class RecordError(UserError, ValueError):
     """A file is not the record it should be."""
 
 
@@ -47,14 +52,22 @@ def identity(config: dict[str, Any]) -> str:
 
 def scientific(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved configuration that decides the result, the seed apart."""
-    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY and (v or k not in _LATER)}
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in _HARDWARE}
     return kept
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """Return eight hexadecimal digits that name the scientific part of a configuration."""
-    canonical = json.dumps(_canonical(scientific(config)), sort_keys=True, separators=(",", ":"))
+    """Return eight hexadecimal digits that name the scientific part of a configuration.
+
+    A setting of `ADDED` at its value there is left out, so that records made before it keep their names.
+    """
+    kept = scientific(config)
+    match kept:
+        case {"model": {"_target_": str(target), **settings}} if target in ADDED:
+            own = {key: value for key, value in settings.items() if (key, value) not in ADDED[target].items()}
+            kept["model"] = {"_target_": target} | own
+    canonical = json.dumps(_canonical(kept), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
@@ -91,7 +104,7 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a record.
+    """Read a record. Settings that there were not yet when it was made are filled in, see `ADDED`.
 
     Raises:
         RecordError: If the file is not a record of this schema; the message names it.
@@ -102,6 +115,9 @@ def read(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path} is not a record: {error}. Delete it to run again.") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or "metrics" not in record:
         raise RecordError(f"{path} is not a record of schema {SCHEMA}. Delete it to run again.")
+    match record.get("config"):
+        case {"model": {"_target_": str(target)}}:
+            record["config"]["model"] = ADDED.get(target, {}) | record["config"]["model"]
     return record
 
 

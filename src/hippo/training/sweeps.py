@@ -1,5 +1,6 @@
 """Many runs: planned, trained side by side on one machine, and none of them stopped by another's failure."""
 
+import io
 import os
 import re
 import shlex
@@ -8,35 +9,38 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import hydra
 import torch
 from filelock import FileLock, Timeout
-from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from hippo.errors import UserError
 from hippo.training import records
 from hippo.training.config import check
+from hippo.training.errors import reason
+from hippo.training.run import run as train
 
 EPOCH = re.compile(r"^epoch +(\d+)/\d+ +train loss .*")
 _POLL = 0.2  # seconds
 
 
-class SweepFailed(Exception):
+class SweepFailed(UserError):
     """Some runs came to nothing; the message gives the command of each, and why."""
 
     def __init__(self, failures: Mapping[str, str], total: int) -> None:
-        lines = (f"\n  {command}\n    {reason}" for command, reason in failures.items())
+        lines = (f"\n  {command}\n    {why}" for command, why in failures.items())
         super().__init__(f"{len(failures)} of {total} runs failed:{''.join(lines)}")
 
 
@@ -49,12 +53,15 @@ class Run:
         name: Folder of its experiment.
         id: Folder of the run.
         config: Its resolved configuration.
+        composed: The same as Hydra composed it, where settings follow from the seed (`dataset.data_seed=${seed}`); None
+            where none does.
     """
 
     overrides: tuple[str, ...]
     name: str
     id: str
     config: dict[str, Any] = field(compare=False)
+    composed: DictConfig | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def planned(cls, overrides: Iterable[str], composed: DictConfig) -> "Run":
@@ -63,18 +70,26 @@ class Run:
         Raises:
             ConfigError: If it cannot be run.
         """
+        # Names of experiments are made of choices, which Hydra's own configuration knows; it can be set, and not unset,
+        # by a method.
         before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(composed)  # names of experiments are made of choices, which it knows
+        HydraConfig.instance().set_config(composed)
         try:
-            values = check(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
+            own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+            values = check(own)
         finally:
             HydraConfig.instance().cfg = before
-        return cls(tuple(overrides), values["name"], records.identity(values), values)
+        seeded = composed if "${seed}" in str(OmegaConf.to_container(own)) else None
+        return cls(tuple(overrides), values["name"], records.identity(values), values, seeded)
 
     def with_seed(self, seed: int) -> "Run":
-        """Return the same run under another seed."""
+        """Return the same run under another seed, with all that follows from it."""
         config = self.config | {"seed": seed}
         overrides = (*(o for o in self.overrides if not o.startswith("seed=")), f"seed={seed}")
+        if self.composed is not None:
+            composed = self.composed.copy()
+            composed.seed = seed
+            return Run.planned(overrides, composed)
         return replace(self, overrides=overrides, id=records.identity(config), config=config)
 
     def at(self, outputs: Path) -> "Run":
@@ -125,26 +140,27 @@ def through(launcher: str, runs: Iterable[Run], configs: Path, options: Iterable
     Returns:
         Why they failed, of those that did.
     """
-    from hippo.training.errors import reason
-
     runs = list(dict.fromkeys(runs))
     with hydra.initialize_config_dir(str(configs.absolute()), version_base="1.3"):
         config = hydra.compose("train", [f"hydra/launcher={launcher}", *options], return_hydra_config=True)
-        context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(config))
+        context = HydraContext(GlobalHydra.instance().config_loader(), callbacks=cast(Any, Callback()))
         HydraConfig.instance().set_config(config)
-        plugin = Plugins.instance().instantiate_launcher(context, _task, config)
+        plugin = Plugins.instance().instantiate_launcher(context, train, config)
         returns = plugin.launch([list(run.overrides) for run in runs], initial_job_idx=0)
-    return {
-        run: reason(back._return_value)
-        for run, back in zip(runs, returns, strict=True)
-        if back.status != JobStatus.COMPLETED
-    }
+    failures = {run: failure(back) for run, back in zip(runs, returns, strict=True)}
+    return {run: why for run, why in failures.items() if why is not None}
 
 
-def _task(config: DictConfig) -> Any:
-    from hippo.training.run import run
-
-    return run(config)
+def failure(job: JobReturn) -> str | None:
+    """Return why a job that Hydra launched failed, or None if it did not."""
+    if job.status == JobStatus.COMPLETED:
+        return None
+    try:
+        with redirect_stderr(io.StringIO()):  # Hydra writes the overrides there, which are told with the reason
+            job.return_value  # noqa: B018 - it raises what the job did
+    except Exception as error:
+        return reason(error)
+    raise AssertionError(f"{job} has failed without an error")
 
 
 def side_by_side(
@@ -182,11 +198,9 @@ def side_by_side(
                     if over:
                         del children[slot]
                         progress.update(child.run.epochs - child.epochs)
-                        if reason := child.failure():
-                            failures[child.run] = reason
-                        tqdm.write(
-                            f"{child.run.name} {child.run.id}   {f'failed: {reason}' if reason else child.result}"
-                        )
+                        if why := child.failure():
+                            failures[child.run] = why
+                        tqdm.write(f"{child.run.name} {child.run.id}   {f'failed: {why}' if why else child.result}")
                         after_each()
                 free = [slot for slot in slots if slot not in children]
                 if free and waiting:
@@ -255,8 +269,8 @@ class _Child:
             return None
         said = [line for line in self._lines if line]
         status = f"exit status {self.process.returncode}"
-        reason = next((line for line in said if line.startswith("error:")), said[-1] if said else status)
-        return f"{reason} (log: {self.run.folder / 'log.txt'})"
+        why = next((line for line in said if line.startswith("error:")), said[-1] if said else status)
+        return f"{why} (log: {self.run.folder / 'log.txt'})"
 
 
 def _cores() -> int:

@@ -24,7 +24,7 @@ class SelectiveScan(torch.autograd.Function):
     """As `hippo.kernels.selective.recomputed.SelectiveScan`, where `jit.serves` is true of u."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
         u, step, A, B, C, state = inputs
         u, step, B, C = (x.contiguous() for x in (u, step, B, C))
         A, h = A.mT.contiguous(), state.mT.clone(memory_format=torch.contiguous_format)
@@ -45,7 +45,7 @@ class SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, ...]:
         u, step, A, B, C, starts = ctx.saved_tensors
         to_y, to_state = grad_outputs[0].contiguous(), grad_outputs[1]
         g = to_state.mT.clone(memory_format=torch.contiguous_format)
@@ -196,9 +196,7 @@ def _exponential(dtype: torch.dtype) -> Callable:
     c0, c1, c2, c3, c4, c5, c6, c7 = (number(1 / math.factorial(k)) for k in range(8))
     c8, c9, c10, c11, c12, c13 = (number(1 / math.factorial(k)) for k in range(8, 14))
 
-    @extending.intrinsic
-    def scaled(context, value, power):
-        """value · 2^power."""
+    def times_power(context, value, power):
 
         def code(context, build, signature, args):
             bits = build.add(build.fptosi(args[1], word), word(bias))
@@ -206,6 +204,8 @@ def _exponential(dtype: torch.dtype) -> Callable:
             return build.fmul(args[0], factor)
 
         return value(value, power), code
+
+    scaled: Any = extending.intrinsic(times_power)  # value · 2^power
 
     def parts(v):
         v = lowest if v < lowest else v  # NaN stays NaN

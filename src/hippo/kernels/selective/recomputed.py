@@ -15,7 +15,7 @@ class SelectiveScan(torch.autograd.Function):
     """u, step (B, L, D), A (D, N), B, C (B, L, N), state (B, D, N) to outputs (B, L, D) and the state (B, D, N)."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
         u, step, A, B, C, state = inputs
         dt, B, C = (x.transpose(0, 1).contiguous() for x in (step, B, C))  # time first
         x = dt * u.transpose(0, 1)
@@ -34,7 +34,7 @@ class SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, ...]:
         to_y, to_state = grad_outputs
         u, dt, x, A, B, C, starts = ctx.saved_tensors
         to_y = to_y.transpose(0, 1).contiguous()
