@@ -44,6 +44,25 @@ def test_the_whole_is_two_halves_and_is_the_steps(layer, rate):
     torch.testing.assert_close(end, state, rtol=1e-10, atol=1e-10)
 
 
+def test_gradients_are_those_of_the_steps(layer):
+    x, rate = torch.randn(B, L, H, dtype=torch.float64).requires_grad_(), torch.rand(B, L, dtype=torch.float64)
+    weights, wanted = torch.randn(B, L, H, dtype=torch.float64), [x, *layer.parameters()]
+    whole, steps = layer(x, rate=rate)[0], by_steps(layer, x, None, rate)[0]
+    actual, expected = (torch.autograd.grad((y * weights).sum(), wanted) for y in (whole, steps))
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_a_large_batch_in_groups_is_the_batch(layer, monkeypatch):
+    x, rate = torch.randn(5, L, H, dtype=torch.float64), torch.rand(5, L, dtype=torch.float64)
+    state = layer(torch.randn(5, 3, H, dtype=torch.float64))[1]
+    calls, advance = [], layer.advance
+    layer.advance = lambda *inputs: calls.append(len(inputs[0])) or advance(*inputs)
+    expected = layer(x, state, rate), layer(x)
+    monkeypatch.setattr("hippo.mixers.gated._LARGEST", 2 * L * layer.width * 8)
+    torch.testing.assert_close((layer(x, state, rate), layer(x)), expected, rtol=1e-12, atol=1e-12)
+    assert calls == [5, 5, 2, 2, 1, 2, 2, 1]
+
+
 def test_one_rate_for_all_is_that_rate_for_each(layer):
     x = torch.randn(B, L, H, dtype=torch.float64)
     torch.testing.assert_close(layer(x, rate=2.0)[0], layer(x, rate=torch.full((B, L), 2.0, dtype=torch.float64))[0])

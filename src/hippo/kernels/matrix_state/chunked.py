@@ -122,7 +122,7 @@ class _Scores(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         (gradient,) = grad_outputs
         log_decay, *vectors = ctx.saved_tensors
         before = ctx.before

@@ -45,7 +45,7 @@ class SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, ...]:  # pyrefly: ignore[bad-override]
         u, step, A, B, C, starts = ctx.saved_tensors
         to_y, to_state = grad_outputs[0].contiguous(), grad_outputs[1]
         g = to_state.mT.clone(memory_format=torch.contiguous_format)
@@ -197,7 +197,6 @@ def _exponential(dtype: torch.dtype) -> Callable:
     c8, c9, c10, c11, c12, c13 = (number(1 / math.factorial(k)) for k in range(8, 14))
 
     def times_power(context, value, power):
-
         def code(context, build, signature, args):
             bits = build.add(build.fptosi(args[1], word), word(bias))
             factor = build.bitcast(build.shl(bits, word(mantissa)), args[0].type)

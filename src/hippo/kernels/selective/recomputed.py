@@ -34,7 +34,7 @@ class SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, ...]:  # pyrefly: ignore[bad-override]
         to_y, to_state = grad_outputs
         u, dt, x, A, B, C, starts = ctx.saved_tensors
         to_y = to_y.transpose(0, 1).contiguous()
