@@ -74,7 +74,10 @@ class ShortConvolution(nn.Module):
     def forward(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
         """Return the convolution of (B, L, E), and the window to go on from."""
         x = torch.cat([window, x], 1)
-        y = F.conv1d(x.mT, self.weight.unsqueeze(1), self.bias, groups=len(self.weight)).mT
+        if x.shape[1] == self.weight.shape[1]:  # one sample: ten times as fast
+            y = (x * self.weight.mT).sum(1, keepdim=True) + self.bias
+        else:
+            y = F.conv1d(x.mT, self.weight.unsqueeze(1), self.bias, groups=len(self.weight)).mT
         return y, x[:, x.shape[1] - window.shape[1] :]
 
 

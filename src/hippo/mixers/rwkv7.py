@@ -93,12 +93,16 @@ class RWKV7(Gated):
 
     def rule(self, x: Tensor, before: Tensor, rate: float | Tensor) -> tuple[_Rule, Tensor]:
         """Return what the recurrence takes, and the gate g (B, L, H)."""
-        # W (x + μ ∘ (x' − x)) of all six maps is one product with [x, x'], and no mixed input is kept.
         weights = (self.receptance.weight, self.w1.mT, self.key.weight, self.value.weight, self.a1.mT, self.g1.mT)
-        whole = torch.cat(weights)
-        earlier = whole * self.shares.index_select(0, self.map_of_row)
-        mixed = F.linear(torch.cat([x, shifted(x, before)], -1), torch.cat([whole - earlier, earlier], 1))
-        r, w, k, v, a, g = mixed.split([len(W) for W in weights], -1)
+        earlier = shifted(x, before)
+        if x.shape[1] == 1:
+            inputs = torch.addcmul(x, earlier - x, self.shares).unsqueeze(1).unbind(2)
+            r, w, k, v, a, g = (F.linear(mixed, W) for mixed, W in zip(inputs, weights, strict=True))
+        else:  # W (x + μ ∘ (x' − x)) of all six maps is one product with [x, x'], and no mixed input is kept
+            whole = torch.cat(weights)
+            part = whole * self.shares.index_select(0, self.map_of_row)
+            mixed = F.linear(torch.cat([x, earlier], -1), torch.cat([whole - part, part], 1))
+            r, w, k, v, a, g = mixed.split([len(W) for W in weights], -1)
         log_decay = -math.exp(-0.5) * torch.sigmoid(self.w0 + torch.tanh(w) @ self.w2)
         a = torch.sigmoid(self.a0 + a @ self.a2)
         gate = torch.sigmoid(g) @ self.g2

@@ -45,7 +45,7 @@ def decayed(
         raise ValueError(f"log_decay must be {' or '.join(map(str, decays))}, not {tuple(log_decay.shape)}")
     state = _state(state, q, v)
     if L == 1:
-        q, k = (x.repeat_interleave(H // G, 2) for x in (q, k)) if G < H else (q, k)
+        q, k = (x.unsqueeze(3).expand(B, L, G, H // G, N).flatten(2, 3) for x in (q, k))
         return naive.decayed_loop(q, k, v, log_decay, state)
     if by_channel:
         return chunked.decayed_channels(q, k, v, log_decay, state, _power_of_2(chunk))
