@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.utils.checkpoint
 
-from hippo.kernels.common import compile as jit
 from hippo.kernels.common import products
 from hippo.kernels.gated import cpu as loop
 from hippo.models import HiPPORNN
@@ -107,8 +106,8 @@ def test_where_no_thread_can_be_had_the_calling_one_does_it(openmp, monkeypatch)
         def submit(self, *_):
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(jit, "_openmp", openmp)
-    monkeypatch.setattr(jit, "_pool", lambda *_: Full())
+    monkeypatch.setattr("hippo.kernels.common.threads._openmp", openmp)
+    monkeypatch.setattr("hippo.kernels.common.threads._pool", lambda *_: Full())
     for one, other in zip(states_and_gradients(model, x), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 

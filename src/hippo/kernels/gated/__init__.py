@@ -26,7 +26,7 @@ from hippo.kernels.gated import steps as eager
 from hippo.kernels.legs import gpu as scan
 from hippo.kernels.legs.cpu import Sweep
 from hippo.kernels.legs.gpu import Scan, Scans
-from hippo.kernels.legs.naive import Semiseparable, Transition
+from hippo.transitions import Transition
 
 
 class Operator(NamedTuple):
@@ -46,17 +46,7 @@ class Operator(NamedTuple):
     def of(cls, transition: Transition) -> "Operator":
         """Return a transition without batch dimensions in this form; N is filled up to whole blocks with zeros."""
         A, B = transition
-        if not isinstance(A, Semiseparable):
-            return cls(A, None, B.unsqueeze(-1))
-        count, block = A.inward.shape
-        B = torch.nn.functional.pad(B, (0, count * block - len(B))).unsqueeze(-1)
-        if A.carry is None:
-            return cls(A.blocks, None, B)
-        unit = torch.eye(count, dtype=B.dtype, device=B.device)
-        carry = (A.carry @ unit).mT  # applied to rows, hence to unit vectors one by one
-        into = (A.inward.unsqueeze(-1) * unit.unsqueeze(1)).flatten(0, 1)
-        out = (carry.unsqueeze(-1) * A.outward).flatten(1)
-        return cls(A.blocks, out, torch.cat([into, B], dim=1))
+        return cls(A, None, B.unsqueeze(-1))
 
     @classmethod
     def sequence(cls, transitions: Iterable[Transition]) -> "tuple[Operator, ...]":

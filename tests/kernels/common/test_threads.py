@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from hippo.kernels.common import compile as jit
+from hippo.kernels.common import threads
 
 # Elsewhere OpenMP is the system's own, and the pool is all that there is to be tested.
 KINDS = ["openmp", "pool"] if sys.platform == "linux" and torch.backends.openmp.is_available() else ["pool"]
@@ -19,9 +19,9 @@ def kind(request, monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     if request.param == "pool":
-        monkeypatch.setattr(jit, "_openmp", lambda: None)
+        monkeypatch.setattr(threads, "_openmp", lambda: None)
     else:
-        assert jit._openmp() is not None
+        assert threads._openmp() is not None
     yield request.param
     torch.set_num_threads(before)
 
@@ -29,7 +29,7 @@ def kind(request, monkeypatch):
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_each_share_is_done_once_and_the_first_by_the_caller(kind, count):
     done = []
-    jit.side_by_side(lambda k: done.append((k, threading.get_native_id())), count)
+    threads.side_by_side(lambda k: done.append((k, threading.get_native_id())), count)
     assert sorted(k for k, _ in done) == list(range(count))
     assert dict(done)[0] == threading.get_native_id()
 
@@ -41,7 +41,7 @@ def test_shares_are_done_at_the_same_time_in_threads_of_the_kind(kind):
         meet.wait()  # fails unless all three are at work
         names.append(threading.current_thread().name.split("_")[0])
 
-    jit.side_by_side(work, 3)
+    threads.side_by_side(work, 3)
     assert names.count("hippo") == (2 if kind == "pool" else 0)
 
 
@@ -57,10 +57,10 @@ def test_an_error_of_one_share_is_the_callers_once_the_others_are_done(kind, whe
         done.append(k)
 
     with pytest.raises(type(error)) as caught:
-        jit.side_by_side(work, 3)
+        threads.side_by_side(work, 3)
     assert caught.value is error
     assert sorted(done) == [k for k in range(3) if k != where]
-    jit.side_by_side(lambda k: done.append(k), 3)
+    threads.side_by_side(lambda k: done.append(k), 3)
     assert len(done) == 5
 
 
@@ -69,7 +69,7 @@ def test_several_callers_do_not_meet(kind):
 
     def call(caller):
         for _ in range(50):
-            jit.side_by_side(lambda k: found.setdefault((caller, k), []).append(k), 3)
+            threads.side_by_side(lambda k: found.setdefault((caller, k), []).append(k), 3)
 
     callers = [threading.Thread(target=call, args=(caller,)) for caller in range(4)]
     for caller in callers:
@@ -82,14 +82,14 @@ def test_several_callers_do_not_meet(kind):
 
 def test_work_may_have_work_side_by_side_of_its_own(kind):
     done = []
-    jit.side_by_side(lambda k: jit.side_by_side(lambda n: done.append((k, n)), 2), 3)
+    threads.side_by_side(lambda k: threads.side_by_side(lambda n: done.append((k, n)), 2), 3)
     assert len(set(done)) == len(done) == 6
 
 
 def test_where_shares_are_few_each_keeps_threads_for_its_own_products(kind):
     torch.set_num_threads(8)
     names = []
-    jit.side_by_side(lambda k: names.append(threading.current_thread().name.split("_")[0]), 2)
+    threads.side_by_side(lambda k: names.append(threading.current_thread().name.split("_")[0]), 2)
     assert "hippo" in names
 
 
@@ -97,19 +97,19 @@ def test_where_shares_are_few_each_keeps_threads_for_its_own_products(kind):
 def test_a_fork_does_not_wait_for_threads_that_it_does_not_have(kind, used):
     code = f"""
 import os, torch
-from hippo.kernels.common import compile as jit
+from hippo.kernels.common import threads
 if {kind == "pool"}:
-    jit._openmp = lambda: None
+    threads._openmp = lambda: None
 torch.set_num_threads(3)
 done = []
 if {used}:
-    jit.side_by_side(done.append, 3)
+    threads.side_by_side(done.append, 3)
 else:
     torch.randn(2_000_000).add(1)  # which has threads, too
 if child := os.fork():
     print(os.waitpid(child, 0)[1], sorted(done))
 else:
-    jit.side_by_side(done.append, 3)
+    threads.side_by_side(done.append, 3)
     os._exit(int(sorted(done) != sorted(2 * [0, 1, 2] if {used} else [0, 1, 2])))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
