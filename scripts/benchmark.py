@@ -12,7 +12,6 @@ machine may be slower the next second.
 import argparse
 import functools
 import multiprocessing
-import os
 import statistics
 import sys
 import time
@@ -27,7 +26,6 @@ from omegaconf import OmegaConf
 
 import hippo.models
 import hippo.training  # noqa: F401  (flushes denormals before the thread pool starts)
-from hippo.kernels.common import threads
 from hippo.training import records
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
@@ -97,7 +95,6 @@ def now() -> float:
 
 def measure(part: str, size: dict[str, int]) -> dict[str, Any]:
     """Return the seconds of one part in turn with those of the products, and the most memory that its process held."""
-    threads.home = os.getpid()  # nothing has run in parallel before the fork
     step, parameters = (products(**size), 0) if part == FLOOR else network(part, **size)
     for _ in range(3):  # memory is new in the first two, and on a GPU graphs are captured
         step()

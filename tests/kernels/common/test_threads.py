@@ -1,4 +1,4 @@
-"""Work side by side, in the threads of OpenMP and in others."""
+"""Work side by side."""
 
 import subprocess
 import sys
@@ -6,35 +6,19 @@ import threading
 import time
 
 import pytest
-import torch
 
 from hippo.kernels.common import threads
 
-# Elsewhere OpenMP is the system's own, and the pool is all that there is to be tested.
-KINDS = ["openmp", "pool"] if sys.platform == "linux" and torch.backends.openmp.is_available() else ["pool"]
-
-
-@pytest.fixture(params=KINDS)
-def kind(request, monkeypatch):
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    if request.param == "pool":
-        monkeypatch.setattr(threads, "_openmp", lambda: None)
-    else:
-        assert threads._openmp() is not None
-    yield request.param
-    torch.set_num_threads(before)
-
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_each_share_is_done_once_and_the_first_by_the_caller(kind, count):
+def test_each_share_is_done_once_and_the_first_by_the_caller(count):
     done = []
     threads.side_by_side(lambda k: done.append((k, threading.get_native_id())), count)
     assert sorted(k for k, _ in done) == list(range(count))
     assert dict(done)[0] == threading.get_native_id()
 
 
-def test_shares_are_done_at_the_same_time_in_threads_of_the_kind(kind):
+def test_shares_are_done_at_the_same_time_in_threads_of_their_own():
     meet, names = threading.Barrier(3, timeout=20), []
 
     def work(k):
@@ -42,12 +26,12 @@ def test_shares_are_done_at_the_same_time_in_threads_of_the_kind(kind):
         names.append(threading.current_thread().name.split("_")[0])
 
     threads.side_by_side(work, 3)
-    assert names.count("hippo") == (2 if kind == "pool" else 0)
+    assert names.count("hippo") == 2
 
 
 @pytest.mark.parametrize("error", [ValueError("one"), KeyboardInterrupt()])
 @pytest.mark.parametrize("where", [0, 2])
-def test_an_error_of_one_share_is_the_callers_once_the_others_are_done(kind, where, error):
+def test_an_error_of_one_share_is_the_callers_once_the_others_are_done(where, error):
     done = []
 
     def work(k):
@@ -64,7 +48,7 @@ def test_an_error_of_one_share_is_the_callers_once_the_others_are_done(kind, whe
     assert len(done) == 5
 
 
-def test_several_callers_do_not_meet(kind):
+def test_several_callers_do_not_meet():
     found = {}
 
     def call(caller):
@@ -80,26 +64,18 @@ def test_several_callers_do_not_meet(kind):
     assert len(found) == 12
 
 
-def test_work_may_have_work_side_by_side_of_its_own(kind):
+@pytest.mark.parametrize("inner", [2, 3])
+def test_work_may_have_work_side_by_side_of_its_own(inner):
     done = []
-    threads.side_by_side(lambda k: threads.side_by_side(lambda n: done.append((k, n)), 2), 3)
-    assert len(set(done)) == len(done) == 6
-
-
-def test_where_shares_are_few_each_keeps_threads_for_its_own_products(kind):
-    torch.set_num_threads(8)
-    names = []
-    threads.side_by_side(lambda k: names.append(threading.current_thread().name.split("_")[0]), 2)
-    assert "hippo" in names
+    threads.side_by_side(lambda k: threads.side_by_side(lambda n: done.append((k, n)), inner), 3)
+    assert len(set(done)) == len(done) == 3 * inner
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_a_fork_does_not_wait_for_threads_that_it_does_not_have(kind, used):
+def test_a_fork_does_not_wait_for_threads_that_it_does_not_have(used):
     code = f"""
 import os, torch
 from hippo.kernels.common import threads
-if {kind == "pool"}:
-    threads._openmp = lambda: None
 torch.set_num_threads(3)
 done = []
 if {used}:

@@ -97,8 +97,7 @@ def test_gates_saturate_and_what_is_not_a_number_stays_so(dtype):
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=4 * torch.finfo(dtype).eps, equal_nan=True)
 
 
-@pytest.mark.parametrize("openmp", [lambda: None, lambda: (lambda region, *_: region(None), lambda: 0)])
-def test_where_no_thread_can_be_had_the_calling_one_does_it(openmp, monkeypatch):
+def test_where_no_thread_can_be_had_the_calling_one_does_it(monkeypatch):
     model, x = build()
     expected = states_and_gradients(model, x)
 
@@ -106,7 +105,6 @@ def test_where_no_thread_can_be_had_the_calling_one_does_it(openmp, monkeypatch)
         def submit(self, *_):
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("hippo.kernels.common.threads._openmp", openmp)
     monkeypatch.setattr("hippo.kernels.common.threads._pool", lambda *_: Full())
     for one, other in zip(states_and_gradients(model, x), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
