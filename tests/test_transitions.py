@@ -6,7 +6,7 @@ from scipy.linalg import expm
 
 from hippo import discretize, transitions
 from hippo.measures import LegS, LegT
-from hippo.transitions import Transition, dilation
+from hippo.transitions import Filling, dilation
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -52,9 +52,9 @@ def test_every_sample_of_a_batch_has_its_own_dilation(relative_error):
     torch.testing.assert_close(together[1], c[1], rtol=1e-13, atol=1e-13)
 
 
-def test_a_step_without_a_matrix_forgets():
+def test_a_memory_is_filled_whatever_it_held():
     B, f = torch.randn(4), torch.randn(2)
-    assert torch.equal(Transition(None, B)(torch.full((2, 4), torch.nan), f), f[:, None] * B)
+    assert torch.equal(Filling(B)(torch.full((2, 4), torch.nan), f), f[:, None] * B)
 
 
 @pytest.mark.parametrize("discretization", ["euler", "bilinear", "backward_euler", 0.3, "zoh"])

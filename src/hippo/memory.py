@@ -17,7 +17,7 @@ from hippo.kernels.legs.cpu import Sweeps
 from hippo.kernels.legs.gpu import Scans
 from hippo.measures import Measure
 from hippo.schedule import Schedule
-from hippo.transitions import Transition
+from hippo.transitions import Filling, Transition
 
 Form = Literal["recurrence", "scan", "convolution"]
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -211,7 +211,7 @@ class HiPPO(nn.Module):
             if refusal:
                 return Route("plain loop", refusal)
             if not last or signal.shape[1] == 1:
-                return Route("compiled loop", "LegS, and a state for every sample")
+                return Route("compiled loop", "LegS, and one sample, or a state for every sample")
             if timestamps is not None or (state is not None and isinstance(state.time, Tensor)):
                 return Route("compiled loop", "LegS, and samples have times of their own")
             if transitions.alpha(self.discretization) != 0.5:
@@ -263,8 +263,9 @@ class HiPPO(nn.Module):
             return legs.step(c, f, relative, alpha)
         return legs.step(c.flatten(0, 1), f.flatten(), relative, alpha).view_as(c)
 
-    def _wavefront(self, signal: Tensor, since: float | None, c: Tensor) -> Tensor:
+    def _wavefront(self, signal: Tensor, since: Tensor | float | None, c: Tensor) -> Tensor:
         """Return the coefficients after the last sample, of samples 1 apart."""
+        assert not isinstance(since, Tensor)  # `route` sees to it
         samples = signal.movedim(1, -1).flatten(0, -2)
         if since is None:  # the first sample fills the memory
             c = self._filled(signal[:, 0])
@@ -302,7 +303,7 @@ class HiPPO(nn.Module):
     def _begin(
         self, signal: Tensor, timestamps: Tensor | None, state: State | None, finite: bool = True
     ) -> tuple[Tensor | float | None, Tensor]:
-        """Check what was given, and return the time of the latest sample and the coefficients before the first."""
+        """Check the arguments, and return the time of the latest sample and the coefficients before the first."""
         if signal.dim() not in (2, 3) or 0 in signal.shape:
             raise ValueError(f"signal must be (B, L) or (B, L, C) with B, L, C ≥ 1, not {tuple(signal.shape)}")
         if not signal.is_floating_point():
@@ -401,7 +402,7 @@ class HiPPO(nn.Module):
         device = torch.device("cpu") if timestamps is None and not scanned else like.device
         if scanned or (self._linear_time and legs.refusal(like) is None):
             alpha = transitions.alpha(self.discretization)
-            first = Operator.of(Transition(None, torch.eye(1, self.order, dtype=like.dtype, device=device)[0]))
+            first = Operator.of(Filling(torch.eye(1, self.order, dtype=like.dtype, device=device)[0]))
             relative = self._schedule(length, timestamps, None, device).relative[1:]
             relative = relative.to(like).expand(-1, len(like)).contiguous()
             return (Scans if scanned else Sweeps)(first, relative, alpha)
@@ -422,10 +423,9 @@ class HiPPO(nn.Module):
         """Yield LegS's steps under a generalized bilinear transform, from relative steps (L, 1) or (L, B)."""
         if first:
             relative = relative[1:]
-            yield Transition(None, torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
-        alpha = transitions.alpha(self.discretization)
-        for step in relative.view(*relative.shape, *[1] * (like.dim() - 2)):
-            yield functools.partial(legs.legs_step, step=step, alpha=alpha)
+            yield Filling(torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
+        relative = relative.view(*relative.shape, *[1] * (like.dim() - 2))
+        yield from legs.legs_steps(self.order, relative, transitions.alpha(self.discretization), like.dtype)
 
     def _dense_steps(self, when: Schedule, first: bool, like: Tensor) -> Iterator[Step]:
         """Yield the steps that are matrices and change with time."""
@@ -436,12 +436,12 @@ class HiPPO(nn.Module):
             relative = schedule.relative_steps(gaps, times)
             if first:
                 relative = relative[1:]
-                yield Transition(None, torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
+                yield Filling(torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
             yield from (transitions.dilation(self.order, step, like.dtype) for step in relative)
             return
         if first:
             gaps = gaps[1:]
-            yield Transition(None, transitions.constant_past(self.measure, self.order).to(like))
+            yield Filling(transitions.constant_past(self.measure, self.order).to(like))
         if gaps.dim() == 1:
             regular = functools.cache(lambda gap: self._regular(gap, like))
             yield from (regular(gap) for gap in gaps.tolist())
@@ -475,7 +475,7 @@ def _operators(
 ) -> tuple[Operator, ...]:
     with torch.inference_mode(False), torch.no_grad():
         like = torch.empty(0, dtype=dtype, device=device)
-        when = Schedule(*(torch.tensor(v, dtype=torch.float64, device=device) for v in (gaps, times)), None)
+        when = Schedule(*(torch.tensor(v, dtype=torch.float64, device=device) for v in (gaps, times)), still=None)
         memory = HiPPO(measure, order, discretization)
         if timed:
             return Operator.sequence(memory._dense_steps(when, True, like))  # type: ignore[arg-type]

@@ -19,19 +19,31 @@ class Transition(NamedTuple):
     """One affine step of a memory, c ↦ Ā c + B̄ f.
 
     Attributes:
-        A: Ā (..., N, N); None where it is 0: the first step of a memory that forgets whatever c was.
+        A: Ā (..., N, N).
         B: B̄ (..., N).
     """
 
-    A: Tensor | None
+    A: Tensor
     B: Tensor
 
     def __call__(self, c: Tensor, f: Tensor) -> Tensor:
         """Advance coefficients c (..., N) by the input f (...)."""
-        if self.A is None:
-            return f.unsqueeze(-1) * self.B
         moved = c @ self.A.mT if self.A.dim() == 2 else torch.einsum("...ij,...j->...i", self.A, c)
         return torch.addcmul(moved, f.unsqueeze(-1), self.B)
+
+
+class Filling(NamedTuple):
+    """The first step of a memory, c ↦ B̄ f, which fills it with its first sample whatever c was.
+
+    Attributes:
+        B: B̄ (N,).
+    """
+
+    B: Tensor
+
+    def __call__(self, c: Tensor, f: Tensor) -> Tensor:
+        """Return coefficients (..., N) for the input f (...)."""
+        return f.unsqueeze(-1) * self.B
 
 
 def alpha(discretization: str | float) -> float:
@@ -81,8 +93,7 @@ def blocks(
     """Return what blocks of samples 1 apart do to a translated measure's coefficients, computed in float64."""
     with torch.inference_mode(False), torch.no_grad():
         step = translated(measure, order, discretization, 1.0)
-        assert step.A is not None
-        return lti.Blocks.of(step.A, step.B).to(torch.empty(0, dtype=dtype, device=device))
+        return lti.Blocks.of(*step).to(torch.empty(0, dtype=dtype, device=device))
 
 
 def dilation(order: int, step: Tensor, dtype: torch.dtype | None = None) -> Transition:

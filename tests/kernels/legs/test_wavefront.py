@@ -30,7 +30,7 @@ def step_by_step(c: torch.Tensor, f: torch.Tensor, time: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("order", "length", "time"), [(1, 1, 0), (1, 200, 0), (3, 64, 1), (5, 63, 0), (37, 300, 10**6), (256, 130, 7)]
 )
-def test_it_is_the_sweep_step_by_step_and_so_are_its_gradients(order, length, time):
+def test_it_is_the_reference_step_by_step_and_so_are_its_gradients(order, length, time):
     c, f, weight = (
         signal(3, order).requires_grad_(),
         signal(3, length, seed=1).requires_grad_(),

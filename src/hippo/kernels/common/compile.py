@@ -122,19 +122,19 @@ def denormals() -> tuple[Any, Any]:
     def read(build: Any) -> Any:
         if arm:
             return call(build, "llvm.aarch64.get.fpcr", word)
-        room = cgutils.alloca_once(build, word)
-        build.store(word(0), room)
+        slot = cgutils.alloca_once(build, word)
+        build.store(word(0), slot)
         if x86:
-            call(build, "llvm.x86.sse.stmxcsr", ir.VoidType(), build.bitcast(room, ir.IntType(8).as_pointer()))
-        return build.load(room)
+            call(build, "llvm.x86.sse.stmxcsr", ir.VoidType(), build.bitcast(slot, ir.IntType(8).as_pointer()))
+        return build.load(slot)
 
     def write(build: Any, mode: Any) -> None:
         if arm:
             call(build, "llvm.aarch64.set.fpcr", ir.VoidType(), mode)
         elif x86:
-            room = cgutils.alloca_once(build, word)
-            build.store(mode, room)
-            call(build, "llvm.x86.sse.ldmxcsr", ir.VoidType(), build.bitcast(room, ir.IntType(8).as_pointer()))
+            slot = cgutils.alloca_once(build, word)
+            build.store(mode, slot)
+            call(build, "llvm.x86.sse.ldmxcsr", ir.VoidType(), build.bitcast(slot, ir.IntType(8).as_pointer()))
 
     @extending.intrinsic
     def flush(context):

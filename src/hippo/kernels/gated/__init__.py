@@ -26,7 +26,7 @@ from hippo.kernels.gated import steps as eager
 from hippo.kernels.legs import gpu as scan
 from hippo.kernels.legs.cpu import Sweep
 from hippo.kernels.legs.gpu import Scan, Scans
-from hippo.transitions import Transition
+from hippo.transitions import Filling, Transition
 
 
 class Operator(NamedTuple):
@@ -43,13 +43,13 @@ class Operator(NamedTuple):
     into: Tensor
 
     @classmethod
-    def of(cls, transition: Transition) -> "Operator":
+    def of(cls, transition: Transition | Filling) -> "Operator":
         """Return a transition without batch dimensions in this form; N is filled up to whole blocks with zeros."""
-        A, B = transition
+        A, B = transition if isinstance(transition, Transition) else (None, transition.B)
         return cls(A, None, B.unsqueeze(-1))
 
     @classmethod
-    def sequence(cls, transitions: Iterable[Transition]) -> "tuple[Operator, ...]":
+    def sequence(cls, transitions: Iterable[Transition | Filling]) -> "tuple[Operator, ...]":
         """Return the transitions of a sequence in this form, all with the same N."""
         steps = [cls.of(transition) for transition in transitions]
         rows = max(len(step.into) for step in steps)

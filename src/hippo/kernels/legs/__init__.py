@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hippo.kernels.common import compile as jit
 from hippo.kernels.legs import cpu, naive, wavefront
-from hippo.kernels.legs.naive import legs_step
+from hippo.kernels.legs.naive import legs_steps
 
-__all__ = ["legs_step", "refusal", "remember", "sequence", "step"]
+__all__ = ["legs_steps", "refusal", "remember", "sequence", "step"]
 
 
 def refusal(*tensors: Tensor) -> str | None:

@@ -141,8 +141,9 @@ def _registers(dtype: torch.dtype) -> tuple[int, int]:
 
 
 def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
-    """Compile a wavefront of `count` vectors: a function of the addresses of coefficients, samples, room for R, and the
-    tables of s and k; of the time, how many steps share R, N, steps, rows, and the distance of rows in c and in f."""
+    """Compile a wavefront of `count` vectors: a function of the addresses of coefficients, samples, space for R, and
+    the tables of s and k; of the time, how many steps share R, N, steps, rows, and the distance of rows in c and in
+    f."""
     from llvmlite import ir
     from numba import extending
     from numba.core import cgutils
