@@ -38,6 +38,7 @@ def test_numba_is_not_loaded_before_it_is_needed():
 @pytest.mark.parametrize("every", [False, True])
 def test_a_sequence_is_its_steps_and_so_are_its_gradients(order, length, batch, alpha, every):
     pytest.importorskip("numba")
+    torch.manual_seed(0)
     c, f, step = (
         torch.rand(shape, dtype=torch.float64) for shape in [(batch, order), (batch, length), (length, batch)]
     )
@@ -49,10 +50,10 @@ def test_a_sequence_is_its_steps_and_so_are_its_gradients(order, length, batch, 
         expected.append(state)
     expected = torch.stack(expected, 1) if every else state
     got = cpu.sequence(*given, step, alpha, every)
-    torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12)
     upstream = torch.rand_like(expected)
-    for mine, theirs in zip(*(torch.autograd.grad(v, given, upstream) for v in (got, expected)), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
+    pairs = [(got, expected), *zip(*(torch.autograd.grad(v, given, upstream) for v in (got, expected)), strict=True)]
+    for mine, theirs in pairs:
+        assert (mine - theirs).abs().max() <= 1e-12 * theirs.abs().max()
 
 
 def test_a_step_of_zero_changes_nothing_at_all():
