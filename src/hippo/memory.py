@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from hippo import measures, schedule, transitions
 from hippo.kernels import legs, lti
-from hippo.kernels.gated import Operator, Operators
-from hippo.kernels.legs import gpu as scan
-from hippo.kernels.legs.cpu import Sweeps
-from hippo.kernels.legs.gpu import Scans
+from hippo.kernels.common import gpus
+from hippo.kernels.gated.steps import LegSSteps, LTIStep
 from hippo.measures import Measure
 from hippo.schedule import Schedule
 from hippo.transitions import Filling, Transition
@@ -22,7 +20,6 @@ from hippo.transitions import Filling, Transition
 Form = Literal["recurrence", "scan", "convolution"]
 Step = Callable[[Tensor, Tensor], Tensor]
 _BLOCK = 64  # samples from which on blocks of them are worth it
-_KEPT = 64  # matrices that are kept for the steps of a sequence
 
 
 class State(NamedTuple):
@@ -41,8 +38,8 @@ class Route(NamedTuple):
     """Which implementation serves a call of a memory, and why.
 
     Attributes:
-        name: "compiled loop", or "wavefront", which is compiled as well and faster; "plain loop", in tensor operations;
-            "matrix products", one a sample; "blocks of samples"; "scan"; "convolution".
+        name: "compiled loop", or "wavefront", which is compiled as well and faster; "GPU kernel"; "plain loop", in
+            tensor operations; "matrix products", one a sample; "blocks of samples"; "scan"; "convolution".
         reason: What decides.
     """
 
@@ -126,7 +123,7 @@ class HiPPO(nn.Module):
         since, c = self._begin(signal, timestamps, state)
         route = self.route(signal, timestamps, state, form=form)
         now = self._end(signal, timestamps, since)
-        if route.name in ("compiled loop", "plain loop"):
+        if route.name in ("compiled loop", "GPU kernel", "plain loop"):
             outputs = self._legs(signal, timestamps, since, c, every=True)
         elif route.name in ("scan", "convolution"):
             A, B = self._regular(1.0, c)
@@ -155,7 +152,7 @@ class HiPPO(nn.Module):
         now = self._end(signal, timestamps, since)
         if route.name == "wavefront":
             c = self._wavefront(signal, since, c)
-        elif route.name in ("compiled loop", "plain loop"):
+        elif route.name in ("compiled loop", "GPU kernel", "plain loop"):
             c = self._legs(signal, timestamps, since, c, every=False)
         elif route.name == "blocks of samples":
             blocks = transitions.blocks(self.measure, self.order, self.discretization, c.dtype, c.device)
@@ -207,6 +204,8 @@ class HiPPO(nn.Module):
                 raise ValueError(f"as a {form} there are memories of translated measures without timestamps only")
             return Route(form, "it is asked for")
         if self._linear_time:
+            if gpus.serves(signal, *([] if state is None else [state.coefficients])):
+                return Route("GPU kernel", "LegS: one kernel for the whole signal")
             refusal = legs.refusal(signal) if state is None else legs.refusal(signal, state.coefficients)
             if refusal:
                 return Route("plain loop", refusal)
@@ -388,29 +387,27 @@ class HiPPO(nn.Module):
         """
         return None if self.measure.scale_invariant else self._regular(1.0, like)
 
-    def operators(self, length: int, timestamps: Tensor | None, like: Tensor) -> Operators | None:
-        """Return the steps of a whole sequence for `hippo.kernels.gated`.
+    def kernel_steps(self, length: int, timestamps: Tensor | None, like: Tensor) -> LegSSteps | LTIStep | None:
+        """Return the steps of a whole sequence in a form that `hippo.kernels.gated` knows; None where there is none.
 
-        None where they are matrices, and samples do not share them or they are too many to keep.
+        On a GPU the host waits for nothing: that timestamps are valid has been checked, by `check_timestamps`.
 
         Args:
             length: Number of steps L.
             timestamps: (B, L), or None.
             like: (B, ...), for dtype and device.
         """
-        scanned = self._linear_time and scan.kernels(like) is not None
-        device = torch.device("cpu") if timestamps is None and not scanned else like.device
-        if scanned or (self._linear_time and legs.refusal(like) is None):
-            alpha = transitions.alpha(self.discretization)
-            first = Operator.of(Filling(torch.eye(1, self.order, dtype=like.dtype, device=device)[0]))
-            relative = self._schedule(length, timestamps, None, device).relative[1:]
-            relative = relative.to(like).expand(-1, len(like)).contiguous()
-            return (Scans if scanned else Sweeps)(first, relative, alpha)
-        gaps, times, still = self._schedule(length, timestamps, None, device)
-        if gaps.dim() == 2 or still is not None or self.measure.scale_invariant or gaps.unique().numel() > _KEPT:
+        if self._linear_time:
+            if timestamps is None:  # dt/t = 1/k
+                step = torch.arange(1, length, dtype=torch.float64, device=like.device).reciprocal().unsqueeze(-1)
+            else:
+                times = timestamps.detach().to(torch.float64).mT
+                step = schedule.relative_steps(times.diff(dim=0), times[1:])
+            step = step.to(like).expand(-1, len(like)).contiguous()
+            return LegSSteps(step, transitions.alpha(self.discretization), self.order)
+        if self.measure.scale_invariant or timestamps is not None:
             return None
-        when = (timestamps is not None, tuple(gaps.tolist()), tuple(times.tolist()))
-        return _operators(self.measure, self.order, self.discretization, *when, like.dtype, like.device)
+        return _lti_step(self.measure, self.order, self.discretization, like.dtype, like.device)
 
     def _schedule(
         self, length: int, timestamps: Tensor | None, since: Tensor | float | None, device: torch.device
@@ -463,23 +460,10 @@ class HiPPO(nn.Module):
 
 
 @functools.lru_cache(maxsize=4)
-def _operators(
-    measure: Measure,
-    order: int,
-    discretization: str | float,
-    timed: bool,
-    gaps: tuple[float, ...],
-    times: tuple[float, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[Operator, ...]:
-    with torch.inference_mode(False), torch.no_grad():
-        like = torch.empty(0, dtype=dtype, device=device)
-        when = Schedule(*(torch.tensor(v, dtype=torch.float64, device=device) for v in (gaps, times)), still=None)
-        memory = HiPPO(measure, order, discretization)
-        if timed:
-            return Operator.sequence(memory._dense_steps(when, True, like))  # type: ignore[arg-type]
-        return Operator.sequence(itertools.repeat(memory._regular(1.0, like), len(gaps)))
+def _lti_step(
+    measure: Measure, order: int, discretization: str | float, dtype: torch.dtype, device: torch.device
+) -> LTIStep:
+    return LTIStep(*transitions.translated(measure, order, discretization, 1.0, dtype, device))
 
 
 def _unless(pause: Tensor, step: Step) -> Step:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hippo.kernels.common import compile as jit
+from hippo.kernels.common import gpus
 from hippo.kernels.legs import cpu, naive, wavefront
 from hippo.kernels.legs.naive import legs_steps
 
@@ -35,6 +36,10 @@ def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> T
     Returns:
         Coefficients (B, L, N), or (B, N).
     """
+    if gpus.serves(c, f):
+        from hippo.kernels.legs import gpu  # it imports triton, which takes time that the CPU need not spend
+
+        return gpu.sequence(c, f, step, alpha, every)
     return (naive if refusal(c, f) else cpu).sequence(c, f, step, alpha, every)
 
 
