@@ -3,7 +3,7 @@
 Three forms of the same map with the same signature. `recurrence` is the definition, and the reference of the others.
 `convolution` is c = K ∗ f with the kernel K_k = Ā^k B̄, by FFT: O(N L log L) a signal, once the kernel is there. `scan`
 composes steps pairwise, in log₂ L rounds of one product each: more work, but rounding does not spread to what came
-before, as it does under an FFT. `last` gives the end alone.
+before, as it does under an FFT. `last` gives the end alone, and `powers` is what kernels are made of.
 
 Args, of each of the three:
     A: Ā (N, N).
@@ -17,7 +17,7 @@ Returns:
 
 from hippo.kernels.lti.blocks import Blocks, last
 from hippo.kernels.lti.doubling import scan
-from hippo.kernels.lti.fft import convolution
+from hippo.kernels.lti.fft import convolution, powers
 from hippo.kernels.lti.naive import recurrence
 
-__all__ = ["Blocks", "convolution", "last", "recurrence", "scan"]
+__all__ = ["Blocks", "convolution", "last", "powers", "recurrence", "scan"]
