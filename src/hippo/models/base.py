@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hippo.memory import check_timestamps
+from hippo.schedule import check_timestamps
 
 
 class SequenceModel(nn.Module, ABC):

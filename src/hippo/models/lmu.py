@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from hippo import discretize, measures
 from hippo.kernels import cells
 from hippo.kernels.cells.lmu import LMU_CELL
-from hippo.kernels.legs.naive import Transition
 from hippo.memory import HiPPO
 from hippo.models.base import SequenceModel
+from hippo.transitions import Transition
 
 
 class LMU(SequenceModel):
