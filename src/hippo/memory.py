@@ -12,12 +12,9 @@ from torch import Tensor, nn
 from hippo import discretize, measures
 from hippo.kernels import lti
 from hippo.kernels.common import compile as jit
-from hippo.kernels.gated import Operator, Operators
+from hippo.kernels.gated.steps import LegSSteps, LTIStep
 from hippo.kernels.legs import cpu as sweep
-from hippo.kernels.legs import gpu as scan
 from hippo.kernels.legs import stream
-from hippo.kernels.legs.cpu import Sweeps
-from hippo.kernels.legs.gpu import Scans
 from hippo.kernels.legs.naive import Transition, legs_dilation, legs_transition
 from hippo.measures import Measure
 
@@ -288,31 +285,27 @@ class HiPPO(nn.Module):
         """
         return None if self.measure.scale_invariant else self._regular(1.0, like)
 
-    def operators(self, length: int, timestamps: Tensor | None, like: Tensor) -> Operators | None:
-        """Return the steps of a whole sequence for `hippo.kernels.gated`.
+    def kernel_steps(self, length: int, timestamps: Tensor | None, like: Tensor) -> LegSSteps | LTIStep | None:
+        """Return the steps of a whole sequence in a form that `hippo.kernels.gated` knows; None where there is none.
 
-        None where they are matrices, and samples do not share them or they are too many to keep.
+        On a GPU the host waits for nothing: that timestamps are valid has been checked, by `check_timestamps`.
 
         Args:
             length: Number of steps L.
             timestamps: (B, L), or None.
             like: (B, ...), for dtype and device.
         """
-        scanned = self._sweeps and scan.kernels(like) is not None
-        device = torch.device("cpu") if timestamps is None and not scanned else like.device
-        if scanned or self._swept(like):
-            alpha = _alpha(self.discretization)
-            first = Operator.of(Transition(None, torch.eye(1, self.order, dtype=like.dtype, device=device)[0]))
-            relative = self._relative_steps(length, timestamps, None, device)[1:]
-            relative = relative.to(like).expand(-1, len(like)).contiguous()
-            return (Scans if scanned else Sweeps)(first, relative, alpha)
-        gaps, times, still = self._schedule(length, timestamps, None, device)
-        if gaps.dim() == 2 or still is not None or (self.measure.scale_invariant and self.discretization == "zoh"):
+        if self.measure.scale_invariant and self.discretization != "zoh":
+            if timestamps is None:  # dt/t = 1/k
+                step = torch.arange(1, length, dtype=torch.float64, device=like.device).reciprocal().unsqueeze(-1)
+            else:
+                times = timestamps.detach().to(torch.float64).mT
+                step = _relative(times.diff(dim=0), times[1:])
+            step = step.to(like).expand(-1, len(like)).contiguous()
+            return LegSSteps(step, _alpha(self.discretization), self.order)
+        if self.measure.scale_invariant or timestamps is not None:
             return None
-        if not self.measure.scale_invariant and gaps.unique().numel() > _CHUNK:
-            return None
-        schedule = (timestamps is not None, tuple(gaps.tolist()), tuple(times.tolist()))
-        return _operators(self.measure, self.order, self.discretization, *schedule, like.dtype, like.device)
+        return _lti_step(self.measure, self.order, self.discretization, like.dtype, like.device)
 
     def _schedule(
         self, length: int, timestamps: Tensor | None, since: Tensor | float | None, device: torch.device
@@ -397,21 +390,12 @@ def _blocks(
 
 
 @functools.lru_cache(maxsize=4)
-def _operators(
-    measure: Measure,
-    order: int,
-    discretization: str | float,
-    timed: bool,
-    gaps: tuple[float, ...],
-    times: tuple[float, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[Operator, ...]:
+def _lti_step(
+    measure: Measure, order: int, discretization: str | float, dtype: torch.dtype, device: torch.device
+) -> LTIStep:
     with torch.inference_mode(False), torch.no_grad():
-        like = torch.empty(0, dtype=dtype, device=device)
-        schedule = [torch.tensor(v, dtype=torch.float64, device=device) for v in (gaps, times)]
-        memory = HiPPO(measure, order, discretization)
-        return Operator.sequence(memory._steps(schedule[0], schedule[1], timed, True, like))
+        step = _regular_step(measure, order, discretization, 1.0)
+        return LTIStep(*(v.to(dtype=dtype, device=device) for v in step))
 
 
 @functools.lru_cache(maxsize=16)

@@ -2,89 +2,17 @@
 
 Coefficients stand as (N, B): the sweep over the orders is the outer loop, and the inner one, over the batch, becomes
 vector instructions. Each sample may have a step of its own. A step takes a few per cent of the time of the matrix
-products around it, and keeps nothing for the gradient, being linear. `Sweep` is one step, `sequence` is many.
+products around it, and keeps nothing for the gradient, being linear.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hippo.kernels.common import compile as jit
-
-if TYPE_CHECKING:
-    from hippo.kernels.gated import Operator
-
-
-class Sweep(NamedTuple):
-    """One LegS step, as an operator of `hippo.kernels.gated`.
-
-    Attributes:
-        order: Number of coefficients N.
-        step: Relative steps dt/t (B,), float32 or float64. A step of 0 leaves the coefficients exactly as they are.
-        alpha: Weight of the implicit side.
-    """
-
-    order: int
-    step: Tensor
-    alpha: float
-
-    @property
-    def packed(self) -> bool:
-        return True
-
-    @property
-    def width(self) -> int:
-        return 2  # u, and room for what is carried from order to order
-
-    def forward(self, c: Tensor, entering: Tensor, target: Tensor) -> None:
-        """Write the next coefficients (N, B) to `target`; the last row of `entering` (2, B) is u. Raises ValueError if
-        they are not contiguous, of other shapes, or of several dtypes; so does `backward`."""
-        self._run(_advance, c, entering, target)
-
-    def backward(self, grad: Tensor, entering: Tensor, target: Tensor) -> None:
-        """Write the gradient of c to `target`, from that of the next coefficients, and that of u to the last row."""
-        self._run(_retreat, grad, entering, target)
-
-    def _run(self, function: Callable, given: Tensor, entering: Tensor, target: Tensor) -> None:
-        arrays = (given, target, self.step, entering[-1], entering[-2], *numbers(self.order, given.dtype))
-        batch = (given.shape[1],)
-        shapes = ((self.order, *batch), (self.order, *batch), batch, batch, batch)
-        if not all(
-            array.is_contiguous() and array.dtype == given.dtype and array.device.type == "cpu" for array in arrays
-        ) or any(array.shape != shape for array, shape in zip(arrays, shapes, strict=False)):
-            raise ValueError("a compiled step needs contiguous (N, B) coefficients, (B,) steps and input, of one dtype")
-        _compile(function, given.dtype)(*(array.data_ptr() for array in arrays), self.alpha, *given.shape, 1)
-
-
-class Sweeps(Sequence["Operator | Sweep"]):
-    """The LegS steps of a sequence: how the first sample fills the memory, and sweeps.
-
-    Args:
-        first: The first of them.
-        step: Relative steps of the others, (L - 1, B), contiguous.
-        alpha: Weight of the implicit side.
-    """
-
-    kind: ClassVar[Any] = Sweep
-
-    def __init__(self, first: "Operator", step: Tensor, alpha: float) -> None:
-        self.first = first
-        self.step = step
-        self.alpha = alpha
-
-    @property
-    def order(self) -> int:
-        return self.first.order
-
-    def __len__(self) -> int:
-        return len(self.step) + 1
-
-    def __getitem__(self, t: int) -> Any:  # type: ignore[override]
-        t = range(len(self))[t]
-        return self.kind(self.order, self.step[t - 1], self.alpha) if t else self.first
 
 
 @jit.opaque
