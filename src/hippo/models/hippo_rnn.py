@@ -78,7 +78,7 @@ class HiPPORNN(SequenceModel):
         return naive.gated(from_x, written_x, read_c, write, self._transitions(x, timestamps), gate)
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return what `hippo.kernels.gated.gated` takes: x as (L, B, C), read (2D, C + N), bias (2D,), written_x (L, B), and write (D,)."""
+        """Return x (L, B, C), read (2D, C + N), bias (2D,), written_x (L, B) and write (D,) for `kernels.gated`."""
         read = torch.cat([self.gate.weight, self.candidate.weight])
         bias = torch.cat([self.gate.bias, self.candidate.bias])
         write_x, write_h = self.write.weight.tensor_split([self.input_size], dim=1)

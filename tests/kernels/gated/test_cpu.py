@@ -1,5 +1,4 @@
-"""The compiled loop over a whole sequence, in several threads, against the loops that it replaces. test_gated.py has it
-in one."""
+"""The compiled loop over a whole sequence, in several threads, against the plain equations. test_gated.py has it in one."""
 
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import torch.utils.checkpoint
 
 from hippo.kernels.common import compile as jit
 from hippo.kernels.common import products
-from hippo.kernels.gated import cpu as loop
+from hippo.kernels.gated import cpu
 from hippo.models import HiPPORNN
 
 pytest.importorskip("numba")
@@ -43,20 +42,20 @@ def states_and_gradients(model, x, timestamps=None, steps=slice(None)) -> list[t
 def used(monkeypatch):
     """The number of threads in each call."""
     calls = []
-    forward = loop.forward
-    monkeypatch.setattr(loop, "forward", lambda *args: calls.append(forward(*args)) or calls[-1])
+    threads = products.threads
+    monkeypatch.setattr(products, "threads", lambda batch: calls.append(threads(batch)) or calls[-1])
     return calls
 
 
 @pytest.mark.parametrize("steps", [slice(None), [3, 4, 7, 8, 20, 33], [36], [0]], ids=["all", "some", "last", "first"])
 @pytest.mark.parametrize("timed", [False, True])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-13), (torch.float32, 5e-6)])
-def test_it_is_the_other_loop_and_so_is_every_gradient(steps, timed, dtype, bound, used, monkeypatch):
+def test_it_is_the_equations_and_so_is_every_gradient(steps, timed, dtype, bound, used, monkeypatch):
     model, x = build(dtype)
     timestamps = torch.rand(50, 37, dtype=torch.float64).cumsum(1) if timed else None
     got = states_and_gradients(model, x, timestamps, steps)
     assert used == [3]
-    monkeypatch.setattr(loop, "serves", lambda *_: False)
+    monkeypatch.setattr(cpu, "serves", lambda *_: False)
     for one, other in zip(got, states_and_gradients(model, x, timestamps, steps), strict=True):
         assert (one - other).abs().max() <= bound * other.abs().max()
     assert len(used) == 1
@@ -66,7 +65,7 @@ def test_it_is_the_other_loop_and_so_is_every_gradient(steps, timed, dtype, boun
 def test_odd_sizes(order, length, monkeypatch):
     model, x = build(order=order)
     got = states_and_gradients(model, x[:33, :length])
-    monkeypatch.setattr(loop, "serves", lambda *_: False)
+    monkeypatch.setattr(cpu, "serves", lambda *_: False)
     for one, other in zip(got, states_and_gradients(model, x[:33, :length]), strict=True):
         assert (one - other).abs().max() <= 1e-13 * other.abs().max()
 
@@ -150,6 +149,20 @@ def test_small_states_are_as_precise_as_large_ones(dtype):
     assert (got - exact).abs().max() <= 20 * torch.finfo(dtype).eps * exact.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_tanh_of_a_small_number_keeps_its_digits(dtype):
+    """With an open gate the first state is the candidate, tanh(z), at every size of z."""
+    z = torch.cat([sign * torch.logspace(-8, 1, 1000, dtype=torch.float64) for sign in (1, -1)]).to(dtype)
+    model = HiPPORNN(1, len(z), memory_order=1).to(dtype)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+        model.gate.bias.fill_(200)
+        model.candidate.bias.copy_(z)
+    got, exact = model(torch.zeros(1, 1, 1, dtype=dtype))[0].detach().double(), z.double().tanh()
+    assert ((got - exact) / exact).abs().max() <= 4 * torch.finfo(dtype).eps
+
+
 def test_a_fork_has_threads_of_its_own():
     code = """
 import os, torch
@@ -166,7 +179,7 @@ else:
     assert done.stdout == "0\n"
 
 
-def test_where_there_are_no_products_the_other_loop_serves(used, monkeypatch):
+def test_where_there_are_no_products_the_equations_serve(used, monkeypatch):
     model, x = build()
     expected = model(x)
     monkeypatch.setattr(products, "library", lambda: None)

@@ -70,7 +70,7 @@ class _Gated(torch.autograd.Function):
         recording: bool,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.steps, ctx.chunk, ctx.length = steps, chunk, len(x)
+        ctx.steps, ctx.chunk = steps, chunk
         hidden, *kept = chunk.advance(x, weight, written, write, steps, recording and any(ctx.needs_input_grad))
         ctx.save_for_backward(weight, write, hidden, *kept)
         return hidden[1 : len(x) + 1].unbind()
@@ -79,8 +79,9 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, *grad_hidden: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # a graph of the gradient is asked for
             raise RuntimeError("the HiPPO network has gradients of first order only; HiPPORNN.step_by_step has all")
-        with torch.cuda.device_of(ctx.saved_tensors[0]):
-            return *ctx.chunk.retreat(*ctx.saved_tensors, ctx.steps, grad_hidden), None, None, None
+        saved = ctx.saved_tensors  # once: what is computed anew, by a checkpoint, is computed each time
+        with torch.cuda.device_of(saved[0]):
+            return *ctx.chunk.retreat(*saved, ctx.steps, grad_hidden), None, None, None
 
 
 class _Chunk:
