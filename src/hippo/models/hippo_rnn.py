@@ -77,7 +77,7 @@ class HiPPORNN(SequenceModel):
         from_x = nn.functional.linear(inputs, read_x, bias)
         return naive.gated(from_x, written_x, read_c, write, self._transitions(x, timestamps), gate)
 
-    def _inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return x (L, B, C), read (2D, C + N), bias (2D,), written_x (L, B) and write (D,) for `kernels.gated`."""
         read = torch.cat([self.gate.weight, self.candidate.weight])
         bias = torch.cat([self.gate.bias, self.candidate.bias])

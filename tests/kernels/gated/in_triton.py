@@ -137,7 +137,7 @@ def test_what_would_be_read_wrongly_is_refused():
         (c, step, numbers(7, 2)[:, 0]),
     ]:
         for run in (legs_gpu.advance, legs_gpu.retreat):
-            with pytest.raises(ValueError, match="contiguous|of one dtype"):
+            with pytest.raises(ValueError, match=r"contiguous|of one dtype"):
                 run(coefficients, steps, inputs, 0.5, torch.empty_like(c))
     z, h, write = numbers(7, 10), numbers(7, 5), numbers(5)
     with pytest.raises(ValueError, match="contiguous"):

@@ -1,4 +1,4 @@
-"""The compiled loop over a whole sequence, in several threads, against the plain equations. test_gated.py has it in one."""
+"""The compiled loop over a whole sequence, in several threads, against the equations; in one it is in test_gated.py."""
 
 import subprocess
 import sys

@@ -28,7 +28,7 @@ def circumstances(tensor: Tensor) -> tuple[Hashable, ...]:
         tensor.device,
         stream,
         capturing,
-        torch.backends.fp32_precision,
+        torch.backends.fp32_precision,  # type: ignore[attr-defined]
         torch.backends.cuda.matmul.fp32_precision,
         torch.are_deterministic_algorithms_enabled(),
         torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),

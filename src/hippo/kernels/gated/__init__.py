@@ -15,7 +15,7 @@ from hippo.kernels.gated import cpu, naive
 from hippo.kernels.gated.steps import LegSSteps, LTIStep, Step
 
 Route = Literal["naive", "cpu", "cell", "gpu"]
-_ALIGNED = 16  # products of matrices whose rows are whole cache lines are faster
+_ALIGNED = 16  # numbers; products of matrices whose rows are whole cache lines are faster
 _routes: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
 
@@ -75,24 +75,29 @@ def gated(
         RuntimeError: In a backward pass of "cpu" or "gpu", if a gradient of higher order is asked for.
     """
     chosen = choose((x, read, bias, written_x, write), steps)
-    read_x, read_c = read.tensor_split([x.shape[-1]], dim=1)
     _routes[owner] = chosen
-    if chosen in ("cpu", "gpu"):
-        weight = torch.cat([read_c, read_x, bias.unsqueeze(-1)], dim=1)
-        weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % _ALIGNED))
-        if chosen == "cpu":
-            return cpu.gated(x, weight, written_x, write, steps)
+    if isinstance(steps, LegSSteps) and chosen == "cpu":
+        return cpu.gated(x, _row_weight(x, read, bias), written_x, write, steps)
+    if steps is not None and chosen == "gpu":
         from hippo.kernels.gated import gpu  # it imports triton, which takes time that a CPU need not spend
 
-        hidden, replayed = gpu.gated(x, weight, written_x, write, steps, owner)
+        hidden, replayed = gpu.gated(x, _row_weight(x, read, bias), written_x, write, steps, owner)
         _routes[owner] = "gpu: graphs" if replayed else "gpu: kernel by kernel"
         return hidden
+    read_x, read_c = read.tensor_split([x.shape[-1]], dim=1)
     from_x = torch.nn.functional.linear(x, read_x, bias)
-    if chosen == "cell":
-        return cells.unroll(LMU_CELL, _lti, from_x, written_x, None, read_c, *steps, write, None)
     if isinstance(steps, LTIStep):
+        if chosen == "cell":
+            return cells.unroll(LMU_CELL, _lti, from_x, written_x, None, read_c, *steps, write, None)
         transitions = itertools.repeat(steps, len(x))
     return naive.gated(from_x, written_x, read_c, write, transitions)
+
+
+def _row_weight(x: Tensor, read: Tensor, bias: Tensor) -> Tensor:
+    """Return the weight (2D, R) of rows [c, x, 1, 0, …], whole cache lines long."""
+    read_x, read_c = read.tensor_split([x.shape[-1]], dim=1)
+    weight = torch.cat([read_c, read_x, bias.unsqueeze(-1)], dim=1)
+    return torch.nn.functional.pad(weight, (0, -weight.shape[1] % _ALIGNED))
 
 
 def _lti(

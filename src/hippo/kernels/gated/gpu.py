@@ -298,7 +298,8 @@ def update_state(z: Tensor, h: Tensor, write: Tensor, written: Tensor, target: T
     """
     _check_contiguous(z, h, write, written, target, u)
     with torch.cuda.device_of(z):
-        _update_state[(len(h),)](z, h, write, written, target, u, len(write), BLOCK=_BLOCK, num_warps=_WARPS)
+        kernel: Any = _update_state[(len(h),)]
+        kernel(z, h, write, written, target, u, len(write), BLOCK=_BLOCK, num_warps=_WARPS)
 
 
 def update_state_adjoint(
@@ -318,9 +319,9 @@ def update_state_adjoint(
     """
     _check_contiguous(gates, h, write, grad_u, grad, grad_h, grad_z)
     with torch.cuda.device_of(h):
-        _update_state_adjoint[(triton.cdiv(h.numel(), _BLOCK),)](
-            gates, h, write, grad_u, grad, grad_h, grad_z, h.numel(), len(write), BLOCK=_BLOCK, num_warps=_WARPS
-        )
+        kernel: Any = _update_state_adjoint[(triton.cdiv(h.numel(), _BLOCK),)]
+        arrays = gates, h, write, grad_u, grad, grad_h, grad_z
+        kernel(*arrays, h.numel(), len(write), BLOCK=_BLOCK, num_warps=_WARPS)
 
 
 def _check_contiguous(*tensors: Tensor) -> None:

@@ -93,7 +93,7 @@ class _Adjoint(torch.autograd.Function):
 def launch_shape(order: int) -> dict[str, int]:
     """Return how a program for N coefficients is built: scanned at once, samples, warps. One warp needs no barriers,
     and up to 512 orders fit its registers, as the compiler reports for sm_90."""
-    rows = min(triton.next_power_of_2(order), ROWS)
+    rows = min(1 << (order - 1).bit_length(), ROWS)
     return {"ROWS": rows, "COLUMNS": COLUMNS, "num_warps": max(1, rows * COLUMNS // 512)}
 
 
@@ -106,9 +106,8 @@ def _step_once(c: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor,
         raise ValueError("steps and inputs of a LegS step must be contiguous")
     strides = *c.stride(), *target.stride()
     with torch.cuda.device_of(c):
-        _step[(triton.cdiv(batch, COLUMNS),)](
-            c, target, step, u, *strides, order, batch, alpha=alpha, ADJOINT=adjoint, **launch_shape(order)
-        )
+        kernel: Any = _step[(triton.cdiv(batch, COLUMNS),)]
+        kernel(c, target, step, u, *strides, order, batch, alpha=alpha, ADJOINT=adjoint, **launch_shape(order))
 
 
 def _run_sequence(state: Tensor, f: Tensor, step: Tensor, every: Tensor | None, alpha: float, adjoint: bool) -> None:
@@ -116,9 +115,9 @@ def _run_sequence(state: Tensor, f: Tensor, step: Tensor, every: Tensor | None, 
     shape = launch_shape(order)
     blocks = triton.cdiv(order, shape["ROWS"])
     with torch.cuda.device_of(state):
-        _sequence[(triton.cdiv(batch, COLUMNS),)](
-            state, f, step, every, len(step), order, batch, alpha=alpha, ADJOINT=adjoint, BLOCKS=blocks, **shape
-        )
+        kernel: Any = _sequence[(triton.cdiv(batch, COLUMNS),)]
+        sizes = len(step), order, batch
+        kernel(state, f, step, every, *sizes, alpha=alpha, ADJOINT=adjoint, BLOCKS=blocks, **shape)
 
 
 @triton.jit
