@@ -57,6 +57,10 @@ class HiPPORNN(SequenceModel):
             nn.init.xavier_normal_(block)
 
     def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
+        return self.states(x, timestamps)
+
+    def states(self, x: Tensor, timestamps: Tensor | None) -> Sequence[Tensor]:
+        """Return the hidden states (B, D) after each step, by what serves best: see `hippo.kernels.gated`."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.write.weight)
             steps = self.memory.kernel_steps(x.shape[1], timestamps, like=x)
@@ -71,7 +75,7 @@ class HiPPORNN(SequenceModel):
         self, x: Tensor, timestamps: Tensor | None, gate: Callable[[Tensor], Tensor] = torch.sigmoid
     ) -> list[Tensor]:
         """Return the hidden states (B, D) after each step as the equations have it: for gradients of any order, for
-        gates g of another kind, and as the reference for `hippo.kernels.gated`."""
+        gates g of another kind, and as the reference for `states`."""
         inputs, read, bias, written_x, write = self._inputs(x)
         read_x, read_c = read.tensor_split([self.input_size], dim=1)
         from_x = nn.functional.linear(inputs, read_x, bias)

@@ -113,7 +113,7 @@ def same(function, monkeypatch) -> None:
     if DEVICE.type == "cpu":
         assert Recorded.replays > 0
     with monkeypatch.context() as patch:
-        patch.setattr(HiPPORNN, "unroll", lambda self, x, times, mask: self.step_by_step(x, times))
+        patch.setattr(HiPPORNN, "states", HiPPORNN.step_by_step)
         expected = function()
     assert len(got) == len(expected) > 0
     for one, other in zip(got, expected, strict=True):
@@ -126,7 +126,7 @@ def test_sequences_of_any_length_go_through_the_same_two_graphs(model, length, m
     weight = torch.randn(length, 3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(DEVICE)
 
     def states_and_gradients():
-        hidden = torch.stack(tuple(model.unroll(x, None, None)))
+        hidden = torch.stack(tuple(model.states(x, None)))
         return [hidden, *torch.autograd.grad((hidden * weight).sum(), [x, *model.parameters()])]
 
     same(states_and_gradients, monkeypatch)
@@ -263,7 +263,7 @@ def test_every_state_may_be_read_and_by_turns(model, monkeypatch):
     def read():
         results, x = [], batches(3)[0].requires_grad_()
         for chosen in ([0], [8], [0, 3, 8]):
-            hidden = model.unroll(x, None, None)
+            hidden = model.states(x, None)
             results += gradients(model, sum(hidden[t].square().sum() for t in chosen))
         results += torch.autograd.grad(model(x, lengths=torch.tensor([9, 1, 4], device=DEVICE)).square().sum(), x)
         return results

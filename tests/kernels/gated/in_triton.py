@@ -163,7 +163,7 @@ def test_the_network_with_them_is_the_equations_and_so_is_every_gradient(memory,
         timestamps[1, 4:] = timestamps[1, 3]  # ends there
         timestamps[2, :3] = 0.0  # begins at zero, and stays
     results = []
-    for function in (lambda *inputs: model.unroll(*inputs, None), model.step_by_step):
+    for function in (model.states, model.step_by_step):
         hidden = torch.stack(tuple(function(x, timestamps)))
         some = (hidden * weight)[[1, 2, 6]].sum()  # gradients reach some of the states only
         results.append([hidden, *torch.autograd.grad(some, [x, *model.parameters()])])

@@ -33,12 +33,8 @@ def both(model: HiPPORNN, x: torch.Tensor, timestamps: torch.Tensor | None) -> l
     weight = torch.randn(x.shape[1], len(x), 9, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
     return [
         [hidden, *torch.autograd.grad((hidden * weight).sum(), [x, *model.parameters()])]
-        for hidden in (torch.stack(tuple(f(x, timestamps))) for f in (model_unroll(model), model.step_by_step))
+        for hidden in (torch.stack(tuple(f(x, timestamps))) for f in (model.states, model.step_by_step))
     ]
-
-
-def model_unroll(model: HiPPORNN):
-    return lambda x, timestamps: model.unroll(x, timestamps, None)
 
 
 @pytest.fixture
