@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hippo import measures
+from hippo.kernels import cells
 from hippo.kernels import gated as kernels
 from hippo.kernels.common import buffers, gpus, products
 from hippo.kernels.common import compile as jit
@@ -128,11 +129,11 @@ def test_the_choice(monkeypatch):
     served = jit.compiled() and products.library() is not None
     assert kernels.choose(inputs, None) == "naive"
     assert kernels.choose(inputs, legs) == ("cpu" if served else "naive")
-    assert kernels.choose(inputs, lti) == ("cell" if served else "naive")
+    assert kernels.choose(inputs, lti) == ("cell" if cells.serves(*inputs) else "naive")
     half = [v.bfloat16() for v in inputs]
     assert kernels.choose(half, legs) == kernels.choose(half, lti) == "naive"
     monkeypatch.setattr(products, "library", lambda: None)
-    assert kernels.choose(inputs, legs) == kernels.choose(inputs, lti) == "naive"
+    assert kernels.choose(inputs, legs) == "naive"
     monkeypatch.setattr(gpus, "serves", lambda *_: True)
     assert kernels.choose(inputs, legs) == kernels.choose(inputs, lti) == "gpu"
     assert kernels.choose(inputs, None) == "naive"

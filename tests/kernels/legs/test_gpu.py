@@ -32,7 +32,7 @@ def test_a_step_that_all_samples_share_is_made_once():
     memory, like = HiPPO(measures.LegT(20.0), 5), torch.zeros(3, 5)
     step = memory.kernel_steps(4, None, like)
     assert isinstance(step, LTIStep)
-    assert memory.kernel_steps(9, None, like) is step
+    assert memory.kernel_steps(9, None, like).A is step.A
     A, B = memory.transition(like)
     assert torch.equal(step.A, A)
     assert torch.equal(step.B, B)
