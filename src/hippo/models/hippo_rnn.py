@@ -6,12 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from hippo.kernels import cells
-from hippo.kernels.cells.lmu import LMU_CELL
 from hippo.kernels.gated import gated
 from hippo.measures import Measure
 from hippo.memory import HiPPO
 from hippo.models.base import SequenceModel
-from hippo.models.lmu import lmu_steps
 
 
 class HiPPORNN(SequenceModel):
@@ -57,7 +55,14 @@ class HiPPORNN(SequenceModel):
         for block in self.candidate.weight.split([self.input_size, self.memory.order], dim=1):
             nn.init.xavier_normal_(block)
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        return torch.stack(tuple(self.states(x, timestamps)), dim=1)
+
+    def last(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        return self.states(x, timestamps)[-1].clone()  # the other states get no gradient, and no memory for one
+
+    def states(self, x: Tensor, timestamps: Tensor | None) -> Sequence[Tensor] | Tensor:
+        """Return the hidden states (B, D) after each of L steps."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.write.weight)
             read = torch.cat([self.gate.weight, self.candidate.weight])
@@ -69,7 +74,7 @@ class HiPPORNN(SequenceModel):
             if step is not None and cells.serves(inputs, read, bias, written_x):
                 read_x, read_c = read.split([self.input_size, self.memory.order], dim=1)
                 from_x = nn.functional.linear(inputs, read_x, bias)
-                return cells.unroll(LMU_CELL, lmu_steps, from_x, written_x, None, read_c, *step, write_h[0], None)
+                return cells.lmu(from_x, written_x, None, read_c, *step, write_h[0], None)
             operators = self.memory.operators(x.shape[1], timestamps, like=x)
             if operators is None:
                 return self.step_by_step(x, timestamps)
