@@ -56,13 +56,15 @@ class HiPPORNN(SequenceModel):
             nn.init.xavier_normal_(block)
 
     def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
-        return torch.stack(tuple(self.states(x, timestamps)), dim=1)
+        hidden = self._states(x, timestamps)
+        return hidden if isinstance(hidden, Tensor) else torch.stack(tuple(hidden), dim=1)
 
     def last(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
-        return self.states(x, timestamps)[-1].clone()  # the other states get no gradient, and no memory for one
+        hidden = self._states(x, timestamps)  # as a sequence they are not copied, and the others get no gradient
+        return (hidden[:, -1] if isinstance(hidden, Tensor) else hidden[-1]).clone()
 
-    def states(self, x: Tensor, timestamps: Tensor | None) -> Sequence[Tensor] | Tensor:
-        """Return the hidden states (B, D) after each of L steps."""
+    def _states(self, x: Tensor, timestamps: Tensor | None) -> Sequence[Tensor] | Tensor:
+        """Return the hidden states after each step, (B, L, D), or L of (B, D)."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.write.weight)
             read = torch.cat([self.gate.weight, self.candidate.weight])
@@ -74,7 +76,7 @@ class HiPPORNN(SequenceModel):
             if step is not None and cells.serves(inputs, read, bias, written_x):
                 read_x, read_c = read.split([self.input_size, self.memory.order], dim=1)
                 from_x = nn.functional.linear(inputs, read_x, bias)
-                return cells.lmu(from_x, written_x, None, read_c, *step, write_h[0], None)
+                return cells.lmu(from_x, written_x, None, read_c, *step, write_h[0], None).transpose(0, 1)
             operators = self.memory.operators(x.shape[1], timestamps, like=x)
             if operators is None:
                 return self.step_by_step(x, timestamps)

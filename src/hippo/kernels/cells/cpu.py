@@ -20,12 +20,14 @@ from hippo.kernels.common.loops import loop, share, sigmoid, tanh
 
 def gru(from_x: Tensor, weight: Tensor, bias: Tensor, decay: Tensor | None) -> Tensor:
     """See `hippo.kernels.cells.gru`."""
-    return _GRU.apply(torch.is_grad_enabled(), from_x, weight, bias, decay)  # type: ignore[return-value]
+    hidden: Any = _GRU.apply(torch.is_grad_enabled(), from_x, weight, bias, decay)
+    return hidden.transpose(0, 1)
 
 
 def lmu(*inputs: Tensor | None) -> Tensor:
     """See `hippo.kernels.cells.lmu`."""
-    return _LMU.apply(torch.is_grad_enabled(), *inputs)  # type: ignore[return-value]
+    hidden: Any = _LMU.apply(torch.is_grad_enabled(), *inputs)
+    return hidden.transpose(0, 1)
 
 
 class _GRU(torch.autograd.Function):
@@ -41,7 +43,7 @@ class _GRU(torch.autograd.Function):
         read = from_x.new_empty(batch, size)
         share(_gru_advance, *_arrays(from_x, weight, bias, decay, hidden, gates, candidate, read), batch=batch)
         ctx.save_for_backward(from_x, weight, bias, decay, hidden, gates, candidate)
-        return hidden[1:]
+        return hidden[1:].transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad_hidden: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -99,7 +101,7 @@ def _gru_retreat(
         for b in range(begin, end):
             _gru_adjoint(
                 gates[t, b], candidate[t, b], hidden[t, b], None if decay is None else decay[t, b],
-                grad_hidden[t, b], grad_h[b], grad_read[b], grad_z[b], grad_x[t, b],
+                grad_hidden[b, t], grad_h[b], grad_read[b], grad_z[b], grad_x[t, b],
             )  # fmt: skip
         np.dot(grad_z[begin:end], weight, grad_read[begin:end])
         if decay is not None:
@@ -146,7 +148,7 @@ class _LMU(torch.autograd.Function):
         u, from_h = from_x.new_empty(2, batch), None if kernel_h is None else from_x.new_empty(batch, width)
         share(_lmu_advance, *_arrays(*inputs, hidden, memory, gates, u, from_h), batch=batch)
         ctx.save_for_backward(*inputs, hidden, memory, gates)
-        return hidden[1:]
+        return hidden[1:].transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad_hidden: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -229,7 +231,7 @@ def _lmu_retreat(
     gated = gates.shape[2] > size
     for t in range(length - 1, -1, -1):
         for b in range(begin, end):
-            _lmu_adjoint(gates[t, b], hidden[t, b], grad_hidden[t, b], grad_h[b], grad_x[t, b], gated)
+            _lmu_adjoint(gates[t, b], hidden[t, b], grad_hidden[b, t], grad_h[b], grad_x[t, b], gated)
         np.dot(grad_x[t, begin:end], kernel_m, by_kernel[begin:end])
         if kernel_h is not None:
             np.dot(grad_x[t, begin:end], kernel_h, from_h[begin:end])
@@ -288,7 +290,7 @@ def _gradients(
         inputs = [None if value is None else value.view_as(value) for value in inputs]
         wanted = [value for value, wanted in zip(inputs, needed, strict=True) if wanted]
         hidden = reference(*inputs)
-        found = iter(torch.autograd.grad(hidden, wanted, grad_hidden, create_graph=recorded, allow_unused=True))  # type: ignore[arg-type]
+        found = iter(torch.autograd.grad(hidden.transpose(0, 1), wanted, grad_hidden, create_graph=recorded, allow_unused=True))  # type: ignore[arg-type]
     return [next(found) if wanted else None for wanted in needed]
 
 
