@@ -52,9 +52,9 @@ class SequenceModel(nn.Module, ABC):
 
     def last(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
         """Return the hidden states after the last step, (B, D), as of `unroll`; for models that have a shorter way."""
-        return self._states(x, timestamps, mask)[:, -1].clone()  # not the memory of all states
+        return self._checked(x, timestamps, mask)[:, -1].clone()  # not the memory of all states
 
-    def _states(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _checked(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
         hidden = self.unroll(x, timestamps, mask)
         if hidden.dim() != 3 or hidden.shape[:2] != x.shape[:2]:
             raise ValueError(
@@ -71,7 +71,7 @@ class SequenceModel(nn.Module, ABC):
         """Return the features (B, D) at each sequence's end, from what `unroll` gets and lengths (B,), or None."""
         if lengths is None:
             return self.last(x, timestamps, mask)
-        return self._states(x, timestamps, mask)[torch.arange(len(x), device=x.device), lengths - 1]
+        return self._checked(x, timestamps, mask)[torch.arange(len(x), device=x.device), lengths - 1]
 
     def forward(
         self,

@@ -171,7 +171,7 @@ def test_a_sequence_may_be_computed_anew_with_another_number_of_threads(name):
 
 @every_cell
 def test_what_has_no_numbers_and_who_counts_operations_get_the_naive_loop(name, used):
-    reference, door, inputs = build(name, batch=2, length=3)
+    _, door, inputs = build(name, batch=2, length=3)
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
         door(*inputs)
     assert counter.get_total_flops() > 3 * 2 * D

@@ -6,6 +6,7 @@ activations, in arrays (L, B, ...); without one they hold the latest two steps. 
 `hippo.kernels.cells.naive`, which also has the gradients of higher order.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,8 +38,8 @@ class _GRU(torch.autograd.Function):
     ) -> Tensor:
         (length, batch, width), size = from_x.shape, weight.shape[1]
         steps = length if recording and any(ctx.needs_input_grad) else 2
-        hidden = _empty(from_x, length + 1, batch, size)
-        gates, candidate = _empty(from_x, steps, batch, width), _empty(from_x, steps, batch, size)
+        (hidden,) = _empty(from_x, (length + 1, batch, size))
+        gates, candidate = _empty(from_x, (steps, batch, width), (steps, batch, size))
         hidden[0].zero_()
         read = from_x.new_empty(batch, size)
         share(_gru_advance, *_arrays(from_x, weight, bias, decay, hidden, gates, candidate, read), batch=batch)
@@ -52,7 +53,7 @@ class _GRU(torch.autograd.Function):
             return None, *_gradients(naive.gru, inputs, ctx.needs_input_grad[1:], grad_hidden)
         from_x, weight, _, decay = inputs
         (_, batch, width), size = from_x.shape, weight.shape[1]
-        grad_x, grad_decay = _like(from_x), None if decay is None else _like(decay)
+        (grad_x,), grad_decay = _empty(from_x, from_x.shape), None if decay is None else torch.empty_like(hidden[1:])
         grad_h, grad_read, grad_z = (from_x.new_zeros(batch, each) for each in (size, size, width))
         arrays = weight, decay, hidden, gates, candidate, grad_hidden, grad_h, grad_read, grad_z, grad_x, grad_decay
         share(_gru_retreat, *_arrays(*arrays), batch=batch)
@@ -81,11 +82,11 @@ def _gru_advance(from_x, weight, bias, decay, hidden, gates, candidate, read, be
             z, z_x, new, past, after = gates[k, b], from_x[t, b], candidate[k, b], read[b], hidden[t + 1, b]
             for i in range(2 * size):
                 z[i] = sigmoid(z[i] + bias[i] + z_x[i])
-            for i in range(2 * size, 3 * size):
-                z[i] += bias[i]
             reset, update, from_h = z[:size], z[size : 2 * size], z[2 * size :]
+            new_x, new_bias = z_x[2 * size :], bias[2 * size :]
             for i in range(size):
-                new[i] = tanh(z_x[2 * size + i] + reset[i] * from_h[i])
+                from_h[i] += new_bias[i]
+                new[i] = tanh(new_x[i] + reset[i] * from_h[i])
             for i in range(size):
                 after[i] = new[i] + update[i] * (past[i] - new[i])
 
@@ -118,6 +119,8 @@ def _gru_adjoint(z, new, past, decay, grad, grad_h, grad_read, grad_z, grad_x):
     size = len(past)
     one = type(past[0])(1)
     reset, update, from_h = z[:size], z[size : 2 * size], z[2 * size :]
+    reset_x, update_x, new_x = grad_x[:size], grad_x[size : 2 * size], grad_x[2 * size :]
+    reset_z, update_z, new_z = grad_z[:size], grad_z[size : 2 * size], grad_z[2 * size :]
     for i in range(size):
         read = past[i]
         if decay is not None:
@@ -126,10 +129,10 @@ def _gru_adjoint(z, new, past, decay, grad, grad_h, grad_read, grad_z, grad_x):
         entered = total * (one - update[i]) * (one - new[i] * new[i])
         grad_reset = entered * from_h[i] * reset[i] * (one - reset[i])
         grad_update = total * (read - new[i]) * update[i] * (one - update[i])
-        grad_x[i] = grad_z[i] = grad_reset
-        grad_x[size + i] = grad_z[size + i] = grad_update
-        grad_x[2 * size + i] = entered
-        grad_z[2 * size + i] = entered * reset[i]
+        reset_x[i] = reset_z[i] = grad_reset
+        update_x[i] = update_z[i] = grad_update
+        new_x[i] = entered
+        new_z[i] = entered * reset[i]
         grad_h[i] = total * update[i]
 
 
@@ -137,13 +140,12 @@ class _LMU(torch.autograd.Function):
     """A and B get no gradients."""
 
     @staticmethod
-    def forward(ctx: Any, recording: bool, *inputs: Tensor | None) -> Tensor:
+    def forward(ctx: Any, recording: bool, *inputs: Any) -> Tensor:
         from_x, _, kernel_h, kernel_m, _, _, write_h, _ = inputs
-        assert from_x is not None and kernel_m is not None and write_h is not None
         (length, batch, width), size, order = from_x.shape, len(write_h), kernel_m.shape[1]
         steps = length if recording and any(ctx.needs_input_grad) else 2
-        hidden = _empty(from_x, length + 1, batch, size)
-        memory, gates = _empty(from_x, steps, batch, order), _empty(from_x, steps, batch, width)
+        (hidden,) = _empty(from_x, (length + 1, batch, size))
+        memory, gates = _empty(from_x, (steps, batch, order), (steps, batch, width))
         hidden[0].zero_()
         u, from_h = from_x.new_empty(2, batch), None if kernel_h is None else from_x.new_empty(batch, width)
         share(_lmu_advance, *_arrays(*inputs, hidden, memory, gates, u, from_h), batch=batch)
@@ -155,22 +157,20 @@ class _LMU(torch.autograd.Function):
         *inputs, hidden, memory, gates = ctx.saved_tensors
         if _by_reference(grad_hidden):
             return None, *_gradients(naive.lmu, inputs, ctx.needs_input_grad[1:], grad_hidden)
-        from_x, written, kernel_h, kernel_m, A, B, write_h, write_m = inputs
+        from_x, _, kernel_h, kernel_m, A, B, write_h, write_m = inputs
         (_, batch, _), order = from_x.shape, kernel_m.shape[1]
-        grad_x, grad_written = _like(from_x), _like(written)
+        (grad_x,), grad_written = _empty(from_x, from_x.shape), from_x.new_empty(from_x.shape[:2])
         grad_h, grad_m, by_kernel = from_x.new_zeros(batch, len(write_h)), *from_x.new_zeros(2, batch, order)
         from_h = None if kernel_h is None else torch.zeros_like(grad_h)
         given = kernel_h, kernel_m, A, B, write_h, write_m, hidden, memory, gates, grad_hidden
-        share(
-            _lmu_retreat, *_arrays(*given, grad_h, from_h, grad_m, by_kernel, grad_x, grad_written), batch=batch
-        )
+        share(_lmu_retreat, *_arrays(*given, grad_h, from_h, grad_m, by_kernel, grad_x, grad_written), batch=batch)
         if not any(ctx.needs_input_grad[2:]):
             return None, grad_x, *[None] * 7
         past, entered = hidden[:-1], grad_written.unsqueeze(-1)
         grad_kernel_h = None if kernel_h is None else _product(grad_x, past)
         grad_write_m = None if write_m is None else _product(entered[1:], memory[:-1])[0]
-        grad_write_h = _product(entered, past)[0]
-        return None, grad_x, grad_written, grad_kernel_h, _product(grad_x, memory), None, None, grad_write_h, grad_write_m
+        by_kernels = grad_kernel_h, _product(grad_x, memory)
+        return None, grad_x, grad_written, *by_kernels, None, None, _product(entered, past)[0], grad_write_m
 
 
 @loop
@@ -191,13 +191,14 @@ def _lmu_advance(
                     u[0, b] += u[1, b]
             np.dot(memory[before, begin:end], A.T, memory[k, begin:end])
             for b in range(begin, end):
-                m = memory[k, b]
+                m, entered = memory[k, b], u[0, b]
                 for n in range(order):
-                    m[n] += B[n] * u[0, b]
+                    m[n] += B[n] * entered
         else:
             for b in range(begin, end):
+                m, entered = memory[k, b], u[0, b]
                 for n in range(order):
-                    memory[k, b, n] = B[n] * u[0, b]
+                    m[n] = B[n] * entered
         np.dot(memory[k, begin:end], kernel_m.T, gates[k, begin:end])
         if kernel_h is not None:
             np.dot(hidden[t, begin:end], kernel_h.T, from_h[begin:end])
@@ -208,12 +209,13 @@ def _lmu_advance(
         for b in range(begin, end):
             z, z_x, past, after = gates[k, b], from_x[t, b], hidden[t, b], hidden[t + 1, b]
             if gated:
+                gate, new, new_x = z[:size], z[size:], z_x[size:]
                 for i in range(size):
-                    z[i] = sigmoid(z[i] + z_x[i])
-                for i in range(size, 2 * size):
-                    z[i] = tanh(z[i] + z_x[i])
+                    gate[i] = sigmoid(gate[i] + z_x[i])
                 for i in range(size):
-                    after[i] = past[i] + z[i] * (z[size + i] - past[i])
+                    new[i] = tanh(new[i] + new_x[i])
+                for i in range(size):
+                    after[i] = past[i] + gate[i] * (new[i] - past[i])
             else:
                 for i in range(size):
                     z[i] = tanh(z[i] + z_x[i])
@@ -257,11 +259,12 @@ def _lmu_adjoint(z, past, grad, grad_h, grad_x, gated):
     size = len(past)
     one = type(past[0])(1)
     if gated:
+        gate, new, grad_gate, grad_new = z[:size], z[size:], grad_x[:size], grad_x[size:]
         for i in range(size):
-            g, new, total = z[i], z[size + i], grad_h[i] + grad[i]
-            grad_x[i] = (new - past[i]) * total * g * (one - g)
-            grad_x[size + i] = total * g * (one - new * new)
-            grad_h[i] = total * (one - g)
+            total = grad_h[i] + grad[i]
+            grad_gate[i] = (new[i] - past[i]) * total * gate[i] * (one - gate[i])
+            grad_new[i] = total * gate[i] * (one - new[i] * new[i])
+            grad_h[i] = total * (one - gate[i])
     else:
         for i in range(size):
             grad_x[i] = (grad_h[i] + grad[i]) * (one - z[i] * z[i])
@@ -290,7 +293,9 @@ def _gradients(
         inputs = [None if value is None else value.view_as(value) for value in inputs]
         wanted = [value for value, wanted in zip(inputs, needed, strict=True) if wanted]
         hidden = reference(*inputs)
-        found = iter(torch.autograd.grad(hidden.transpose(0, 1), wanted, grad_hidden, create_graph=recorded, allow_unused=True))  # type: ignore[arg-type]
+        found = iter(
+            torch.autograd.grad(hidden.transpose(0, 1), wanted, grad_hidden, create_graph=recorded, allow_unused=True)
+        )  # type: ignore[arg-type]
     return [next(found) if wanted else None for wanted in needed]
 
 
@@ -299,12 +304,11 @@ def _product(grad: Tensor, read: Tensor) -> Tensor:
     return grad.flatten(0, 1).mT @ read.flatten(0, 1)
 
 
-def _empty(like: Tensor, *shape: int) -> Tensor:
-    return buffers.empty(int(np.prod(shape)), like).view(shape)
-
-
-def _like(tensor: Tensor) -> Tensor:
-    return _empty(tensor, *tensor.shape)
+def _empty(like: Tensor, *shapes: Sequence[int]) -> list[Tensor]:
+    """Return tensors of any content, cut from one block of memory that is kept for the next sequence."""
+    sizes = [math.prod(shape) for shape in shapes]
+    parts = buffers.empty(sum(sizes), like).split(sizes)
+    return [part.view(*shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _arrays(*tensors: Tensor | None) -> list[np.ndarray | None]:

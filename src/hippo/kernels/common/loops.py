@@ -1,5 +1,5 @@
-"""What loops over a whole sequence share that numba compiles for the CPU. Only modules named `cpu` import this, and only
-where `hippo.kernels.common.compile.compiled()` says that numba is there.
+"""What the loops share that numba compiles for the CPU. It imports numba: only modules named `cpu` import this one, and
+they only where `hippo.kernels.common.compile.compiled()`.
 
 Their matrix products are `np.dot`, which numba takes from SciPy's BLAS. A loop calls them itself: no thread waits for
 another from the first step to the last, and nothing is left to an interpreter.
