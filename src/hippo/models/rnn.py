@@ -44,7 +44,7 @@ class GRULayer(nn.GRU):
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Return the states (L, B, D) and the last (1, B, D), from x (L, B, C) and the state before, (1, B, D) or 0."""
-        weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
+        weights: Any = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
         if h is not None or torch.is_autocast_enabled(x.device.type) or not cells.serves(x, *weights):
             return super().forward(x, h)
         weight_x, weight_h, bias_x, bias_h = weights

