@@ -56,10 +56,14 @@ class HiPPORNN(SequenceModel):
         for block in self.candidate.weight.split([self.input_size, self.memory.order], dim=1):
             nn.init.xavier_normal_(block)
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
-        return self.states(x, timestamps)
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        hidden = self.states(x, timestamps)
+        return hidden.transpose(0, 1) if isinstance(hidden, Tensor) else torch.stack(tuple(hidden), dim=1)
 
-    def states(self, x: Tensor, timestamps: Tensor | None) -> Sequence[Tensor]:
+    def last(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        return self.states(x, timestamps)[-1].clone()  # the others are neither copied, nor do they get a gradient
+
+    def states(self, x: Tensor, timestamps: Tensor | None) -> Sequence[Tensor] | Tensor:
         """Return the hidden states (B, D) after each step, by what serves best: see `hippo.kernels.gated`."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.write.weight)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hippo.kernels import cells
-from hippo.kernels.cells.lmu import LMU_CELL
 from hippo.kernels.common import gpus
 from hippo.kernels.gated import cpu, naive
 from hippo.kernels.gated.steps import LegSSteps, LTIStep, Step
@@ -51,8 +50,8 @@ def gated(
     steps: LegSSteps | LTIStep | None,
     transitions: Iterable[Step],
     owner: object,
-) -> Sequence[Tensor]:
-    """Return the hidden states (B, D) after each of L steps (arXiv 2008.07669, Figure 2):
+) -> Sequence[Tensor] | Tensor:
+    """Return the hidden states (B, D) after each of L steps, L of them or (L, B, D) (arXiv 2008.07669, Figure 2):
 
         u_t = written_x_t + write · h_{t-1}
         c_t = Ā_t c_{t-1} + B̄_t u_t
@@ -88,7 +87,7 @@ def gated(
     from_x = torch.nn.functional.linear(x, read_x, bias)
     if isinstance(steps, LTIStep):
         if chosen == "cell":
-            return cells.unroll(LMU_CELL, _lti, from_x, written_x, None, read_c, *steps, write, None)
+            return cells.lmu(from_x, written_x, None, read_c, *steps, write, None)
         transitions = itertools.repeat(steps, len(x))
     return naive.gated(from_x, written_x, read_c, write, transitions)
 
@@ -98,9 +97,3 @@ def _row_weight(x: Tensor, read: Tensor, bias: Tensor) -> Tensor:
     read_x, read_c = read.tensor_split([x.shape[-1]], dim=1)
     weight = torch.cat([read_c, read_x, bias.unsqueeze(-1)], dim=1)
     return torch.nn.functional.pad(weight, (0, -weight.shape[1] % _ALIGNED))
-
-
-def _lti(
-    from_x: Tensor, written_x: Tensor, _: None, read_c: Tensor, A: Tensor, B: Tensor, write: Tensor, __: None
-) -> list[Tensor]:
-    return naive.gated(from_x, written_x, read_c, write, itertools.repeat(LTIStep(A, B), len(from_x)))
