@@ -435,8 +435,8 @@ def test_mistakes_end_train_py_with_one_sentence_and_no_folder(tmp_path):
 def test_help_shows_what_can_be_chosen():
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for words in (
-        "dataset: character_trajectories, digits, pmnist, smnist",
-        "model: chebyshev, exprnn, fourier, fru",
+        "dataset: character_trajectories, digits, ",
+        "model: chebyshev, exprnn, ",
         "pmnist_legs",
         "hidden_size",
         "-m key=a,b,c runs",
