@@ -1,7 +1,7 @@
 """Copy the records of complete runs from outputs/ to results/, and write the tables and pages that they give there.
 
-    python scripts/collect.py            # what lies in outputs/
-    python scripts/collect.py --check    # write nothing; say what does not fit the records, in the README as well
+python scripts/collect.py            # what lies in outputs/
+python scripts/collect.py --check    # write nothing; say what does not fit the records, in the README as well
 """
 
 import argparse

@@ -129,7 +129,7 @@ def figures(tmp_path):
         ("4.4<!-- results/none.json: x -->", "cannot be read"),
         ("<!-- results/tables/a.csv -->\n| | no shift |\n|---|---|\n| LegS | **95.9** |\n| GRU | 7.2 |\n", None),
         ("<!-- results/tables/a.csv -->\n| | no shift |\n|---|---|\n| LegS | 95.9 |\n| GRU | 7.3 |\n", "it says 7.3"),
-        ("<!-- results/tables/a.csv -->\n| | no shift |\n|---|---|\n| LSTM | 95.9 |\n", "LSTM / no shift, which cannot"),
+        ("<!-- results/tables/a.csv -->\n| | no shift |\n|---|---|\n| LSTM | 95.9 |\n", "no shift, which cannot"),
         ("## Results\nIt reaches 95.9 %.\n", "95.9 stands under Results and names no record"),
         ("## Results\n`lr=0.5`, [a](b/0.5)\n## More\n2.5\n", None),
     ],

@@ -16,7 +16,7 @@ STEPS, LENGTH = 40, 16
 
 
 def learnt(compose, model: str) -> tuple[float, float]:
-    """Return the loss of a small network before and after it is trained to tell the sign of a pulse from noise after it."""
+    """Return the loss of a small network before and after it learns the sign of a pulse that noise follows."""
     values = check(compose(f"model={model}", "model.hidden_size=16", f"window={LENGTH}"))
     torch.manual_seed(0)
     learner = SequenceLearner(

@@ -85,7 +85,8 @@ def in_prose(text: str, root: Path) -> Iterator[str]:
     for path, block in _TABLE.findall(text):
         head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
         for row in rows:
-            ties += [(cell.strip("* "), path, f"{row[0]} / {column}", 1.0) for column, cell in zip(head[1:], row[1:])]
+            for column, cell in zip(head[1:], row[1:], strict=False):  # a reader of Markdown drops what is too much
+                ties.append((cell.strip("* "), path, f"{row[0]} / {column}", 1.0))
     for printed, path, key, factor in ties:
         try:
             value = (_of_table if path.endswith(".csv") else _of_benchmark)(read(path), key) * factor

@@ -12,9 +12,7 @@ from hippo.tables.table import Cell, Table
 Record = dict[str, Any]
 
 
-def page(
-    tables: Mapping[str, tuple[Table, list[Cell]]], found: list[Record], benchmarks: Mapping[str, Record]
-) -> str:
+def page(tables: Mapping[str, tuple[Table, list[Cell]]], found: list[Record], benchmarks: Mapping[str, Record]) -> str:
     """Return the page as Markdown.
 
     Args:
@@ -59,9 +57,9 @@ def gates(record: Record) -> list[str]:
         "",
         *grid(head, rows),
         "",
-        f"Test accuracy in per cent on Character Trajectories, the mean of {len(record['runs'])} networks, at a multiple",
-        "of the sampling rate in training. A gate by the sample replaces the same share of the hidden state at each",
-        "sample; a gate by time replaces the same share in the same time. The networks are not trained anew",
+        f"Test accuracy in per cent on Character Trajectories, the mean of {len(record['runs'])} networks, at a",
+        "multiple of the sampling rate in training. A gate by the sample replaces the same share of the hidden state",
+        "at each sample; a gate by time replaces the same share in the same time. The networks are not trained anew",
         "(`scripts/gates.py`, [record](benchmarks/gates.json)).",
         "",
         "![accuracy against sampling rate, with either gate](figures/gates.png)",
@@ -121,7 +119,8 @@ def training_step(record: Record) -> list[str]:
         "",
         *grid(["model", "forward, s", "backward, s", "over the matrix products", "peak memory"], rows),
         "",
-        f"Batch {size['batch']}, {size['length']} steps, hidden size {size['hidden']}, on {hardware(record['machine'])}.",
+        f"Batch {size['batch']}, {size['length']} steps, hidden size {size['hidden']}, on",
+        f"{hardware(record['machine'])}.",
         "The matrix products of a HiPPO network are timed beside each model",
         "(`scripts/benchmark.py`, [record](benchmarks/training_step.json)).",
     ]
@@ -165,9 +164,9 @@ def every_model(found: list[Record], timing: Record | None) -> list[str]:
     head = ["`model=`", "parameters", "learning rate", "test %", "seeds", "seconds", "parameters", "step, s", "/ `gru`"]
     tried = ", ".join(model for model, choices in settings.items() if len(choices) > 1) or "none"
     notes = [
-        f"Left: `python train.py experiment=digits model=… seed=…`, hidden size {hidden}, {trainer['max_epochs']} epochs:",
-        "the mean over seeds of the test accuracy at the epoch that is best in validation, each seed's own, and the",
-        f"median of the training times. More than one learning rate was tried for {tried}; of the settings with most",
+        f"Left: `python train.py experiment=digits model=… seed=…`, hidden size {hidden}, {trainer['max_epochs']}",
+        "epochs: the mean over seeds of the test accuracy at the epoch that is best in validation, each seed's own, and",
+        f"the median of the training times. More than one learning rate was tried for {tried}; of the settings with most",
         "seeds the best in validation is shown. Models that need timestamps had dataset.timestamps=true.",
     ]
     if timing:
