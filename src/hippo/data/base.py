@@ -126,6 +126,10 @@ class SequenceDataset(ABC):
     with_timestamps: ClassVar[str] = "true"
     batch_size: int = 100
 
+    def is_here(self, root: Path) -> bool:
+        """Return whether `load` finds all its files in the data root, and downloads nothing."""
+        return True
+
     @abstractmethod
     def load(self, root: Path) -> Splits:
         """Read the splits from the data root, downloading what is missing. Raises DataError if that fails."""

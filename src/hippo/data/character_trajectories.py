@@ -110,6 +110,9 @@ class CharacterTrajectories(SequenceDataset):
                     points.append((kind, float(value), Sampling.of(to, f"sweep.{kind}")))
         return points
 
+    def is_here(self, root: Path) -> bool:
+        return all((root / "CharacterTrajectories" / name).is_file() for name in FILES)
+
     def load(self, root: Path) -> Splits:
         series, labels = read(root)
         lengths = torch.tensor([len(one) for one in series])

@@ -165,9 +165,9 @@ def every_model(found: list[Record], timing: Record | None) -> list[str]:
     tried = ", ".join(model for model, choices in settings.items() if len(choices) > 1) or "none"
     notes = [
         f"Left: `python train.py experiment=digits model=… seed=…`, hidden size {hidden}, {trainer['max_epochs']}",
-        "epochs: the mean over seeds of the test accuracy at the epoch that is best in validation, each seed's own, and",
-        f"the median of the training times. More than one learning rate was tried for {tried}; of the settings with most",
-        "seeds the best in validation is shown. Models that need timestamps had dataset.timestamps=true.",
+        "epochs: the mean over seeds of the test accuracy at the epoch that is best in validation, each seed's own,",
+        f"and the median of the training times. More than one learning rate was tried for {tried}; of the settings",
+        "with most seeds the best in validation is shown. Models that need timestamps had dataset.timestamps=true.",
     ]
     if timing:
         size = timing["size"]
