@@ -91,17 +91,17 @@ def test_cells_name_their_runs(table):
 
 
 @pytest.mark.parametrize(
-    ("override", "shift", "sweep", "message"),
+    ("override", "shift", "curve", "message"),
     [
         ("experiment=trajectories", "half_rat", "rate", "columns.slow.shift: {} half_rat; did you mean half_rate?"),
         ("experiment=trajectories", "other", "rate", "columns.slow.shift: {} other; choose from {}"),
         ("dataset=character_trajectories", "other", "rate", "columns.slow.shift: {} other; they have none"),
-        ("experiment=trajectories", "half_rate", "rates", "figure.0.sweep: {} rates; did you mean rate?"),
+        ("experiment=trajectories", "half_rate", "rates", "figure.0.curve: {} rates; did you mean rate?"),
     ],
 )
-def test_a_shift_or_a_sweep_that_the_runs_of_a_column_do_not_have_is_named(override, shift, sweep, message):
+def test_a_shift_or_a_curve_that_the_runs_of_a_column_do_not_have_is_named(override, shift, curve, message):
     column = {"label": "slow", "overrides": [override], "shift": shift}
-    panel = {"title": "", "axis": "", "column": "slow", "sweep": sweep, "trained": 1}
+    panel = {"title": "", "axis": "", "column": "slow", "curve": curve, "trained": 1}
     rows = {"gru": {"label": "GRU", "overrides": ["model=gru"]}}
     table = Table.model_validate(SPEC | {"columns": {"slow": column}, "rows": rows, "figure": [panel]})
     with pytest.raises(ConfigError) as error:

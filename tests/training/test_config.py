@@ -136,10 +136,10 @@ def test_a_mistake_is_one_sentence_that_names_the_nearest_right_thing(compose, o
 
 
 def test_what_may_be_added_is_said_to_need_a_plus(compose):
-    sentence = explanation(compose, "dataset=character_trajectories", "dataset.sweep={rate: [1, 2]}")
-    assert "add it with a plus: +dataset.sweep.rate=…" in sentence
-    values = check(compose("dataset=character_trajectories", "+dataset.sweep.rate=[1, 2]"))
-    assert values["dataset"]["sweep"] == {"rate": [1, 2]}
+    sentence = explanation(compose, "dataset=character_trajectories", "dataset.curve={rate: [1, 2]}")
+    assert "add it with a plus: +dataset.curve.rate=…" in sentence
+    values = check(compose("dataset=character_trajectories", "+dataset.curve.rate=[1, 2]"))
+    assert values["dataset"]["curve"] == {"rate": [1, 2]}
 
 
 @pytest.mark.parametrize(

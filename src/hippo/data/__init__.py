@@ -1,6 +1,6 @@
 """Datasets: a description in, three splits of tensors out."""
 
-from hippo.data.base import Batch, DataError, SequenceDataset, Sequences, Shifted, Splits, Swept
+from hippo.data.base import Batch, CurvePoint, DataError, SequenceDataset, Sequences, Shifted, Splits
 from hippo.data.character_trajectories import CharacterTrajectories
 from hippo.data.digits import Digits
 from hippo.data.mnist import MNIST
@@ -11,6 +11,7 @@ __all__ = [
     "MNIST",
     "Batch",
     "CharacterTrajectories",
+    "CurvePoint",
     "DataError",
     "Digits",
     "Sampling",
@@ -18,7 +19,6 @@ __all__ = [
     "Sequences",
     "Shifted",
     "Splits",
-    "Swept",
     "WhiteNoise",
     "white_noise",
 ]

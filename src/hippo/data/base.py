@@ -84,8 +84,8 @@ class Shifted(NamedTuple):
     test: Sequences
 
 
-class Swept(NamedTuple):
-    """The test split at one point of a sweep: what is changed, by how much, and what comes of it."""
+class CurvePoint(NamedTuple):
+    """The test split at one point of a curve: what is changed, by how much, and what comes of it."""
 
     kind: str
     value: float
@@ -101,7 +101,7 @@ class Splits(NamedTuple):
         test: What is reported; no shift.
         classes: Names of the classes; none where numbers are to be known.
         shifted: Shifts by their names, evaluated in every epoch and at the end.
-        sweep: Evaluated at the end.
+        curve: Evaluated at the end.
     """
 
     train: Sequences
@@ -109,7 +109,7 @@ class Splits(NamedTuple):
     test: Sequences
     classes: tuple[str, ...] = ()
     shifted: Mapping[str, Shifted] = MappingProxyType({})
-    sweep: Sequence[Swept] = ()
+    curve: Sequence[CurvePoint] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from filelock import FileLock
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from hippo.data.base import Batch, DataError, SequenceDataset, Sequences, Shifted, Splits, Swept
+from hippo.data.base import Batch, CurvePoint, DataError, SequenceDataset, Sequences, Shifted, Splits
 from hippo.data.sampling import Sampling, sample
 from hippo.data.ts import read_ts
 
@@ -57,7 +57,7 @@ class CharacterTrajectories(SequenceDataset):
         sampling: Settings of `Sampling`, for training and what is called validation and test.
         shifts: Settings of `Sampling` by name: validated on in every epoch, and tested on, beside the unshifted.
             Without timestamps a change of nothing but time_scale is none, and left out; so is null.
-        sweep: Factors on the sampling of the training, to be tested on at the end: "rate" (unknown to the model: its
+        curve: Factors on the sampling of the training, to be tested on at the end: "rate" (unknown to the model: its
             clock counts samples), "time_scale"; and "drop", which replaces the training's.
         split_seed: Seed of the split; the next one divides validation from test.
         drop_seed: Seed of what is dropped.
@@ -71,13 +71,13 @@ class CharacterTrajectories(SequenceDataset):
     timestamps: Literal["separate", "channel", "index"] | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
     shifts: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)
-    sweep: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    curve: Mapping[str, Sequence[float]] = field(default_factory=dict)
     split_seed: int = 0
     drop_seed: int = 0
 
     def __post_init__(self) -> None:
         self.samplings()
-        self.swept()
+        self.curve_points()
 
     def samplings(self) -> dict[str, Sampling]:
         """Return how series are sampled in training, by the name "", and under each shift, by its name."""
@@ -92,11 +92,11 @@ class CharacterTrajectories(SequenceDataset):
         unseen = (lambda s: (s.rate, s.drop)) if self.timestamps is None else (lambda s: s)
         return {name: s for name, s in found.items() if not name or unseen(s) != unseen(found[""])}
 
-    def swept(self) -> list[tuple[str, float, Sampling]]:
-        """Return the points of the sweep: what is changed, by how much, and how series are sampled then."""
+    def curve_points(self) -> list[tuple[str, float, Sampling]]:
+        """Return the points of the curve: what is changed, by how much, and how series are sampled then."""
         base = Sampling.of(self.sampling, "sampling")
         points = []
-        for kind, values in self.sweep.items():
+        for kind, values in self.curve.items():
             for value in values:
                 if kind == "rate":
                     to = {"rate": base.rate * value, "time_scale": base.time_scale * value, "drop": base.drop}
@@ -105,9 +105,9 @@ class CharacterTrajectories(SequenceDataset):
                 elif kind == "drop":
                     to = {"rate": base.rate, "time_scale": base.time_scale, "drop": value}
                 else:
-                    raise ValueError(f"sweep.{kind}: there is no such sweep; valid are rate, time_scale, drop")
+                    raise ValueError(f"curve.{kind}: there is no such curve; valid are rate, time_scale, drop")
                 if kind != "time_scale" or self.timestamps is not None:
-                    points.append((kind, float(value), Sampling.of(to, f"sweep.{kind}")))
+                    points.append((kind, float(value), Sampling.of(to, f"curve.{kind}")))
         return points
 
     def is_here(self, root: Path) -> bool:
@@ -143,7 +143,7 @@ class CharacterTrajectories(SequenceDataset):
                 for name, shift in samplings.items()
                 if name
             },
-            sweep=[Swept(kind, value, take(test, 2, sampling)) for kind, value, sampling in self.swept()],
+            curve=[CurvePoint(kind, value, take(test, 2, sampling)) for kind, value, sampling in self.curve_points()],
         )
 
     def _take(self, x: Tensor, lengths: Tensor, y: Tensor, sampling: Sampling, seed: int) -> Sequences:

@@ -19,7 +19,7 @@ from hippo.training.learner import SequenceData, SequenceLearner
 from hippo.training.run import misfit
 from hippo.training.sweeps import Run
 
-WARM_UP = 2  # steps that are slower: memory is new, and loops are compiled
+WARM_UP = 1  # the first step is slower: its memory is new, and loops are compiled
 MOST, SECONDS = 20, 2.0  # steps to time, or as many as fit; one at least
 
 
@@ -37,8 +37,9 @@ def estimates(runs: Iterable[Run], threads: int) -> dict[Run, Estimate]:
         runs: Runs, before they take place.
         threads: CPU threads, for runs that choose none.
     """
-    runs = list(runs)
-    settings = {run.id.partition("-")[0]: run for run in reversed(runs)}
+    settings: dict[str, Run] = {}
+    for run in (runs := list(runs)):
+        settings.setdefault(run.id.partition("-")[0], run)
     before, found = torch.get_num_threads(), {}
     progress = tqdm(settings.items(), desc="timing steps", unit="setting", leave=False, disable=not settings)
     for setting, run in progress:
@@ -81,7 +82,7 @@ def seconds_an_epoch(values: dict[str, Any]) -> float:
         learner = SequenceLearner(model, len(classes), optimizer, data.splits.shifted, numbers=targets.shape[-1])
     clock, log = _Clock(), logging.getLogger("pytorch_lightning")
     level = log.level
-    few = {"max_epochs": 1, "limit_train_batches": WARM_UP + MOST, "limit_val_batches": 2, "devices": 1}
+    few = {"max_epochs": 1, "limit_train_batches": WARM_UP + MOST, "limit_val_batches": 1, "devices": 1}
     try:
         log.setLevel(logging.ERROR)
         with warnings.catch_warnings():
@@ -99,9 +100,8 @@ def seconds_an_epoch(values: dict[str, Any]) -> float:
             trainer.fit(learner, datamodule=data)
     finally:
         log.setLevel(level)
-    validation = sum(
-        times[-1] * len(loader) for times, loader in zip(clock.validation.values(), data.val_dataloader(), strict=True)
-    )
+    loaders = zip(clock.validation, data.val_dataloader(), strict=True)
+    validation = sum(seconds * len(loader) for seconds, loader in loaders)
     return len(data.train_dataloader()) * statistics.median(clock.train[WARM_UP:] or clock.train) + validation
 
 
@@ -119,7 +119,7 @@ class _Clock(pl.Callback):
 
     def __init__(self) -> None:
         self.train: list[float] = []
-        self.validation: dict[int, list[float]] = {}
+        self.validation: list[float] = []  # one batch of each loader
         self._last = 0.0
 
     def _lap(self) -> float:
@@ -139,7 +139,5 @@ class _Clock(pl.Callback):
     def on_validation_epoch_start(self, *_: Any) -> None:
         self._lap()
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, learner: Any, outputs: Any, batch: Any, index: int, loader: int = 0
-    ) -> None:
-        self.validation.setdefault(loader, []).append(self._lap())
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self.validation.append(self._lap())

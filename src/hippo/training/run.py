@@ -77,7 +77,7 @@ def misfit(model: SequenceModel, data: SequenceDataset, splits: Splits) -> None:
             f"model: {name} needs timestamps, and the dataset has none. Add dataset.timestamps={data.with_timestamps}, "
             "or choose a model that reads none, such as model=gru, or one that can do without, such as model=legs"
         )
-    if not model.uses_timestamps and batch.timestamps is not None and (splits.shifted or splits.sweep):
+    if not model.uses_timestamps and batch.timestamps is not None and (splits.shifted or splits.curve):
         raise ConfigError(
             f"model: {name} reads no timestamps, so it would be tested on shifts of the clock that it cannot see. Give "
             "it time as a channel, dataset.timestamps=index, or leave dataset.timestamps out"
@@ -256,7 +256,7 @@ def _evaluate(
 
     Returns:
         The metrics of each reading; of the first one also the confusion matrix (true class × predicted class) where
-        there are classes, and the metrics over the sweep where there is one.
+        there are classes, and the metrics along the curve where there is one.
     """
     score, mode = records.criterion(data.splits.classes)
     best = max if mode == "max" else min
@@ -300,11 +300,11 @@ def _evaluate(
             if reading == "best":
                 if confusion is not None:
                     results["confusion"] = confusion
-                if sweep := data.splits.sweep:
-                    results["sweep"] = [
+                if curve := data.splits.curve:
+                    results["curve"] = [
                         {"kind": point.kind, "value": point.value}
-                        | test(point.test, f"sweep_{point.kind}/{point.value:g}")
-                        for point in sweep
+                        | test(point.test, f"curve_{point.kind}/{point.value:g}")
+                        for point in curve
                     ]
         results.setdefault("metrics", {})[reading] = read[epoch["epoch"]]
     return results
