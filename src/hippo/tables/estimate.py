@@ -128,16 +128,16 @@ class _Clock(pl.Callback):
         last, self._last = self._last, time.perf_counter()
         return self._last - last
 
-    def on_train_epoch_start(self, *_: Any) -> None:
+    def on_train_epoch_start(self, *args: Any, **kwargs: Any) -> None:
         self._lap()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         self.train.append(self._lap())
         if sum(self.train[WARM_UP:]) > SECONDS:
             trainer.should_stop = True
 
-    def on_validation_epoch_start(self, *_: Any) -> None:
+    def on_validation_epoch_start(self, *args: Any, **kwargs: Any) -> None:
         self._lap()
 
-    def on_validation_batch_end(self, *_: Any) -> None:
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.validation.append(self._lap())
