@@ -9,6 +9,7 @@ results/report.html, from the records under results/records/. It can be stopped 
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def show_plan(title: str, runs: list[Run], states: dict[Run, str], found: dict, 
     """
     print(title)
     todo, threads = [run for run in runs if states[run] != "done"], max(1, cores() // jobs)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     known = estimates(todo, threads) if measured else {}
     for run in runs:
         record = found.get((run.name, run.id))
@@ -85,6 +87,8 @@ def show_plan(title: str, runs: list[Run], states: dict[Run, str], found: dict, 
             "steps timed one run at a time",
             end="",
         )
+        if load > 0.5:
+            print(f", beside other processes (load {load:.1f} on {cores()} cores): less on an idle machine", end="")
     print(f"; {len(todo) - len(times)} could not be timed" if measured and len(todo) > len(times) else "")
 
 

@@ -52,6 +52,7 @@ def faults(root: Path) -> Iterator[str]:
             yield f"{path} holds the record of {record['name']} {record['id']}"
         if not path.with_suffix(".png").is_file():
             yield f"{path.with_suffix('.png')} is missing; python scripts/collect.py draws it from the run's folder"
+    benchmarks = {}
     try:
         benchmarks = read_benchmarks(results)
     except records.RecordError as error:
