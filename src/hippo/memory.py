@@ -13,7 +13,7 @@ from hippo import measures, schedule, transitions
 from hippo.kernels import legs, lti
 from hippo.kernels.common import gpus
 from hippo.kernels.gated.steps import LegSSteps, LTIStep
-from hippo.measures import Measure
+from hippo.measures import LegS, Measure
 from hippo.schedule import Schedule
 from hippo.transitions import Filling, Transition
 
@@ -54,7 +54,8 @@ class HiPPO(nn.Module):
     """High-order polynomial projection of a signal's past, kept up to date online (arXiv 2008.07669).
 
     The memory holds no weights and no tables, and knows no maximum length. A step of LegS costs O(N), or O(N²) under
-    "zoh", whose transitions gradients have to keep, L·N² numbers. One of a translated measure costs O(N²), with one
+    "zoh", whose transitions gradients have to keep, L·N² numbers; one of another measure of all the past takes a matrix
+    of its own each time, O(N³). One of a translated measure costs O(N²), with one
     transition for all steps, or one for each gap that occurs where the whole batch has the same timestamps; where each
     sample has its own, gradients keep B·L·N² numbers.
 
@@ -227,7 +228,7 @@ class HiPPO(nn.Module):
     @property
     def _linear_time(self) -> bool:
         """Whether a step is that of `hippo.kernels.legs`, which takes O(N)."""
-        return self.measure.scale_invariant and self.discretization != "zoh"
+        return isinstance(self.measure, LegS) and self.discretization != "zoh"
 
     def _next(self, f: Tensor, state: State, timestamps: Tensor | None) -> Tensor | None:
         """Return the coefficients after one more sample, or None where that is for `remember`: where the arguments need
@@ -434,7 +435,11 @@ class HiPPO(nn.Module):
             if first:
                 relative = relative[1:]
                 yield Filling(torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
-            yield from (transitions.dilation(self.order, step, like.dtype) for step in relative)
+            if isinstance(self.measure, LegS):
+                yield from (transitions.dilation(self.order, step, like.dtype) for step in relative)
+            else:
+                A, B = (v.to(like.device) for v in self.measure.dynamics(self.order))
+                yield from (transitions.scaled(A, B, self.discretization, step, like) for step in relative)
             return
         if first:
             gaps = gaps[1:]
@@ -452,7 +457,7 @@ class HiPPO(nn.Module):
     @property
     def _origin(self) -> int:
         """Time of the first sample of a signal without timestamps."""
-        return 0 if self._linear_time else 1
+        return 0 if self.measure.scale_invariant and self.discretization != "zoh" else 1
 
     def _regular(self, gap: float, like: Tensor) -> Transition:
         """Return a translated measure's step over a gap."""

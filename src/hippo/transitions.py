@@ -62,6 +62,22 @@ def discretized(
     return Transition(A, B) if like is None else Transition(A.to(like), B.to(like))
 
 
+def scaled(A: Tensor, B: Tensor, discretization: str | float, step: Tensor, like: Tensor | None = None) -> Transition:
+    """Return the steps of dc/dt = (A c + B f)/t over relative steps dt/t ∈ [0, 1] of shape (...).
+
+    In log t the system is time-invariant, so the zero-order hold is exact: repeating every sample changes nothing. At
+    dt/t = 1 it forgets what was, and fills the memory with f.
+    """
+    if discretization != "zoh":
+        return discretized(A, B, discretization, step, like)
+    elapsed = -torch.log1p(-step.clamp(max=1 - 1e-12))  # log(t / (t − dt)), finite where dt = t
+    A_bar, B_bar = discretize.zoh(A, B, elapsed)
+    whole = step == 1
+    A_bar = torch.where(whole[..., None, None], 0.0, A_bar)
+    B_bar = torch.where(whole[..., None], -torch.linalg.solve(A, B), B_bar)
+    return Transition(A_bar, B_bar) if like is None else Transition(A_bar.to(like), B_bar.to(like))
+
+
 @functools.lru_cache(maxsize=32)
 def translated(
     measure: Measure,
