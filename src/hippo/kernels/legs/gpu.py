@@ -18,14 +18,16 @@ ROWS = 1024  # orders that are scanned at once; more are taken block by block
 COLUMNS = 1  # samples of a program
 
 
-def advance(c: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor) -> None:
+def advance(
+    c: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor, shape: dict[str, int] | None = None
+) -> None:
     """Write the coefficients (B, N) after c (B, N), with relative steps (B,) and input u (B,), to `target`, which may
-    be c. Rows may be apart.
+    be c. Rows may be apart. `shape` is that of `launch_shape` where there is none, for measurements.
 
     Raises:
         ValueError: If shapes, dtypes or devices disagree, or step or u is not contiguous; so does `retreat`.
     """
-    _step_once(c, step, u, alpha, target, adjoint=False)
+    _step_once(c, step, u, alpha, target, adjoint=False, shape=shape)
 
 
 def retreat(grad: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor) -> None:
@@ -90,24 +92,33 @@ class _Adjoint(torch.autograd.Function):
         return sequence(grad_c, grad_f, step, ctx.alpha, ctx.every), None, None, None
 
 
-def launch_shape(order: int) -> dict[str, int]:
+def launch_shape(order: int, columns: int = COLUMNS, warps: int | None = None) -> dict[str, int]:
     """Return how a program for N coefficients is built: scanned at once, samples, warps. One warp needs no barriers,
     and up to 512 orders fit its registers, as the compiler reports for sm_90."""
     rows = min(1 << (order - 1).bit_length(), ROWS)
-    return {"ROWS": rows, "COLUMNS": COLUMNS, "num_warps": max(1, rows * COLUMNS // 512)}
+    return {"ROWS": rows, "COLUMNS": columns, "num_warps": warps or max(1, rows * columns // 512)}
 
 
-def _step_once(c: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor, adjoint: bool) -> None:
+def _step_once(
+    c: Tensor,
+    step: Tensor,
+    u: Tensor,
+    alpha: float,
+    target: Tensor,
+    adjoint: bool,
+    shape: dict[str, int] | None = None,
+) -> None:
     batch, order = c.shape
-    for tensor, shape in ((target, c.shape), (step, (batch,)), (u, (batch,))):
-        if tensor.shape != shape or (tensor.dtype, tensor.device) != (c.dtype, c.device):
+    for tensor, size in ((target, c.shape), (step, (batch,)), (u, (batch,))):
+        if tensor.shape != size or (tensor.dtype, tensor.device) != (c.dtype, c.device):
             raise ValueError("a step needs (B, N) coefficients, (B,) steps and inputs, of one dtype and device")
     if not (step.is_contiguous() and u.is_contiguous()):
         raise ValueError("steps and inputs of a LegS step must be contiguous")
     strides = *c.stride(), *target.stride()
     with torch.cuda.device_of(c):
-        kernel: Any = _step[(triton.cdiv(batch, COLUMNS),)]
-        kernel(c, target, step, u, *strides, order, batch, alpha=alpha, ADJOINT=adjoint, **launch_shape(order))
+        shape = shape or launch_shape(order)
+        kernel: Any = _step[(triton.cdiv(batch, shape["COLUMNS"]),)]
+        kernel(c, target, step, u, *strides, order, batch, alpha=alpha, ADJOINT=adjoint, **shape)
 
 
 def _run_sequence(state: Tensor, f: Tensor, step: Tensor, every: Tensor | None, alpha: float, adjoint: bool) -> None:
