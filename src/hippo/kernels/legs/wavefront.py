@@ -1,6 +1,6 @@
 """LegS over signals of any length in constant memory: millions of steps a second, and its adjoint as fast.
 
-With R_tn = 1/(2t + n + 1), s_n = √(2n+1) and k_n = 2(n+1), the bilinear step at time t is a sweep over the orders,
+With R_tn = 1/(2t + n + 1), s_n = √(2n+1) and k_n = 2(n+1), the bilinear step at time t is a recurrence over the orders,
 
     q_n = R_tn (k_n x_n + s_n W_n),   y_n = x_n − q_n,   W_{n+1} = W_n + s_n (x_n + y_n),   W_0 = −2 f,
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from hippo.kernels.common import compile as jit
+from hippo.kernels.common.threads import side_by_side
 
 _CHUNK = 4096  # steps that share a table of reciprocals
 
@@ -118,7 +119,7 @@ class _Wave(NamedTuple):
             (*(v.data_ptr() for v in rows), *tables, time, *sizes, len(rows[0]), c.stride(0), f.stride(0))
             for rows in zip(c.tensor_split(threads), f.tensor_split(threads), R, strict=True)
         ]
-        jit.side_by_side(lambda k: self.loop(*shares[k]), threads)
+        side_by_side(lambda k: self.loop(*shares[k]), threads)
         return c[:, lanes:-lanes]
 
 
@@ -140,8 +141,9 @@ def _registers(dtype: torch.dtype) -> tuple[int, int]:
 
 
 def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
-    """Compile a wavefront of `count` vectors: a function of the addresses of coefficients, samples, room for R, and the
-    tables of s and k; of the time, how many steps share R, N, steps, rows, and the distance of rows in c and in f."""
+    """Compile a wavefront of `count` vectors: a function of the addresses of coefficients, samples, space for R, and
+    the tables of s and k; of the time, how many steps share R, N, steps, rows, and the distance of rows in c and in
+    f."""
     from llvmlite import ir
     from numba import extending
     from numba.core import cgutils

@@ -7,7 +7,7 @@ import torch
 
 from hippo import HiPPO, State, kernels
 from hippo.kernels.common import compile as jit
-from hippo.kernels.legs import stream
+from hippo.kernels.legs import wavefront
 from hippo.kernels.legs.naive import legs_step
 
 pytestmark = pytest.mark.skipif(not kernels.compiled(), reason="numba is not installed")
@@ -30,13 +30,13 @@ def step_by_step(c: torch.Tensor, f: torch.Tensor, time: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("order", "length", "time"), [(1, 1, 0), (1, 200, 0), (3, 64, 1), (5, 63, 0), (37, 300, 10**6), (256, 130, 7)]
 )
-def test_it_is_the_sweep_step_by_step_and_so_are_its_gradients(order, length, time):
+def test_it_is_the_reference_step_by_step_and_so_are_its_gradients(order, length, time):
     c, f, weight = (
         signal(3, order).requires_grad_(),
         signal(3, length, seed=1).requires_grad_(),
         signal(3, order, seed=2),
     )
-    whole, reference = stream.remember(c, f, time), step_by_step(c, f, time)
+    whole, reference = wavefront.remember(c, f, time), step_by_step(c, f, time)
     for one, other in zip(
         [whole, *torch.autograd.grad((whole * weight).sum(), (c, f))],
         [reference, *torch.autograd.grad((reference * weight).sum(), (c, f))],
@@ -48,21 +48,21 @@ def test_it_is_the_sweep_step_by_step_and_so_are_its_gradients(order, length, ti
 @pytest.mark.parametrize(("vector", "count"), [(2, 1), (4, 3), (8, 2)])
 def test_every_width_of_a_wavefront_is_the_same(monkeypatch, vector, count):
     c, f = signal(2, 19), signal(2, 103, seed=1)
-    expected = stream.remember(c, f, 3.0)
-    monkeypatch.setattr(stream, "_registers", lambda dtype: (vector, count))
-    torch.testing.assert_close(stream.remember(c, f, 3.0), expected, rtol=1e-13, atol=1e-13)
+    expected = wavefront.remember(c, f, 3.0)
+    monkeypatch.setattr(wavefront, "_registers", lambda dtype: (vector, count))
+    torch.testing.assert_close(wavefront.remember(c, f, 3.0), expected, rtol=1e-13, atol=1e-13)
 
 
 def test_gradients_that_fade_do_so_without_denormal_numbers_which_the_thread_still_has():
     c, f = signal(1, 256, dtype=torch.float32).requires_grad_(), signal(1, 500, seed=1, dtype=torch.float32)
-    (grad,) = torch.autograd.grad(stream.remember(c, f, 20.0).sum(), c)
+    (grad,) = torch.autograd.grad(wavefront.remember(c, f, 20.0).sum(), c)
     assert (grad.abs() < 1e-30).any()
     assert ((grad == 0) | (grad.abs() >= torch.finfo(torch.float32).smallest_normal)).all()
     had_them = denormals()
     try:
         for has_them in (False, True):
             torch.set_flush_denormal(not has_them)
-            stream.remember(c, f, 20.0)
+            wavefront.remember(c, f, 20.0)
             assert denormals() == has_them
     finally:
         torch.set_flush_denormal(not had_them)
@@ -70,7 +70,7 @@ def test_gradients_that_fade_do_so_without_denormal_numbers_which_the_thread_sti
 
 def test_its_gradients_are_those_of_finite_differences():
     c, f = signal(2, 4).requires_grad_(), signal(2, 70, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda c, f: stream.remember(c, f, 2.0), (c, f))
+    assert torch.autograd.gradcheck(lambda c, f: wavefront.remember(c, f, 2.0), (c, f))
 
 
 @pytest.mark.parametrize("shape", [(2, 150), (2, 150, 3)])
@@ -80,7 +80,7 @@ def test_remember_has_what_forward_has_at_the_end(shape, monkeypatch):
     remembered = memory.remember(f)
     torch.testing.assert_close(remembered.coefficients, outputs[:, -1], rtol=1e-12, atol=1e-13)
     assert remembered.time == state.time
-    monkeypatch.setattr(jit, "serves", lambda tensor: False)
+    monkeypatch.setattr(jit, "refusal", lambda tensor: "so the test wants it")
     torch.testing.assert_close(memory.remember(f).coefficients, outputs[:, -1], rtol=1e-12, atol=1e-13)
 
 
@@ -97,7 +97,7 @@ def test_chunks_are_the_whole(sizes):
 
 
 def test_more_samples_than_share_a_table(monkeypatch):
-    monkeypatch.setattr(stream, "_CHUNK", 130)  # not a whole number of wavefronts
+    monkeypatch.setattr(wavefront, "_CHUNK", 130)  # not a whole number of wavefronts
     memory, f = HiPPO("legs", 8), signal(1, 700).requires_grad_()
     c = memory.remember(f).coefficients
     expected = step_by_step(torch.nn.functional.pad(f[:, :1], (0, 7)), f[:, 1:], 0)
@@ -157,19 +157,19 @@ def test_denormal_numbers_and_large_orders():
     tiny = torch.full((1, 100), 1e-310, dtype=torch.float64)
     assert torch.isfinite(HiPPO("legs", 8).remember(tiny).coefficients).all()
     c, f = torch.zeros(1, 1024, dtype=torch.float64), signal(1, 40)
-    torch.testing.assert_close(stream.remember(c, f, 5.0), step_by_step(c, f, 5), rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(wavefront.remember(c, f, 5.0), step_by_step(c, f, 5), rtol=1e-11, atol=1e-13)
 
 
 def test_second_gradients_are_those_of_finite_differences():
     c, f = signal(2, 3).requires_grad_(), signal(2, 9, seed=1).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda c, f: stream.remember(c, f, 2.0).square(), (c, f))
+    assert torch.autograd.gradgradcheck(lambda c, f: wavefront.remember(c, f, 2.0).square(), (c, f))
 
 
 def test_what_would_be_read_wrongly_is_refused():
     c, f = signal(2, 4), signal(2, 9)
     for wrong in (f[:1], f.float(), f[0], torch.zeros(2, 9, dtype=torch.float64, device="meta")):
         with pytest.raises(ValueError, match="must be"):
-            stream.remember(c, wrong, 0.0)
+            wavefront.remember(c, wrong, 0.0)
     memory = HiPPO("legs", 4)
     state = memory.remember(f)
     with pytest.raises(ValueError, match="convert one"):
