@@ -1,6 +1,7 @@
 """What every model promises, whatever it is."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,11 +9,13 @@ from torch import nn
 
 from hippo.measures import LMU as LMUMeasure
 from hippo.measures import ChebT, FouT, LagT, LegT, Rand
+from hippo.mixers import S4D
 from hippo.models import (
     FRU,
     GRU,
     GRUD,
     LMU,
+    LMUFFT,
     LSTM,
     MGU,
     ODERNN,
@@ -22,6 +25,7 @@ from hippo.models import (
     HiPPORNN,
     NeuralCDE,
     SequenceModel,
+    Stack,
     Transformer,
 )
 
@@ -56,6 +60,8 @@ FAMILIES = {
     "hippo-chebyshev": gated(ChebT(10.0)),
     "hippo-lmu": gated(LMUMeasure(10.0), "zoh"),
     "hippo-rand": gated(Rand(10.0)),
+    "lmu-fft": lambda *sizes: LMUFFT(*sizes, memory_order=5, length=6.0),
+    "stack": lambda *sizes: Stack(*sizes, partial(S4D, state_size=4), depth=2),
 }
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 timed_or_not = pytest.mark.parametrize("timed", [False, True])

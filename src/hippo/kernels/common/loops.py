@@ -32,13 +32,14 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_mode
 _LEAST = 16  # samples that are worth a thread
 
 
-def loop(function: Callable) -> Any:
+def loop(function: Callable, **options: Any) -> Any:
     """Have numba compile a function, once for each dtype, when it is first called, and keep it for other processes."""
     function.__qualname__ += f"_{_DIGEST}"
+    options = _OPTIONS | options
     try:
-        return numba.njit(cache=True, **_OPTIONS)(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep it in
-        return numba.njit(**_OPTIONS)(function)
+        return numba.njit(**options)(function)
 
 
 def share(function: Callable, *arrays: np.ndarray | None, batch: int) -> None:

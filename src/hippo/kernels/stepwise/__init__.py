@@ -7,10 +7,9 @@ Loops that numba compiles serve on a CPU: forward and backward they take a third
 operations.
 """
 
-import torch
 from torch import Tensor
 
-from hippo.kernels.common.compile import compiled
+from hippo.kernels.common.compile import serves
 from hippo.kernels.stepwise import naive
 
 
@@ -30,7 +29,7 @@ def run(
         C: (H, M).
         less: Whether the state before is subtracted, as the bilinear rule has it: x ← 2 (I − δA)⁻¹ (x + δB u) − x.
     """
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and compiled():
+    if serves(x):
         from hippo.kernels.stepwise import cpu  # numba takes a second to load
 
         return cpu.run(x, state, which, R, E, K, P, C, less)

@@ -5,16 +5,18 @@ Each innermost loop writes one row only: of loops that write several, LLVM makes
 have to find out before each whether too many arrays overlap.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
+from hippo.kernels.common import loops
+from hippo.kernels.common.threads import side_by_side
+
+_loop = partial(loops.loop, fastmath={"contract", "reassoc", "nsz"})  # a sum in vectors is one in another order
 
 
 def run(
@@ -61,14 +63,10 @@ def _share(loop: Any, features: int, *arguments: Any) -> None:
     """Call a loop in several threads, each for some of the features."""
     threads = min(torch.get_num_threads(), features)
     ends = [features * k // threads for k in range(threads + 1)]
-    if threads == 1:
-        return loop(*arguments, 0, features)
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(lambda k: loop(*arguments, ends[k], ends[k + 1]), range(threads)):
-            pass
+    side_by_side(lambda k: loop(*arguments, ends[k], ends[k + 1]), threads)
 
 
-@numba.njit(cache=True, **_OPTIONS)
+@_loop
 def _advance(u, s, R, E, K, P, w, along, less):
     """Turn a state (2, M) into the next one, by w (2, M) and P* w (r,), which are left behind."""
     two = s.dtype.type(2)
@@ -91,7 +89,7 @@ def _advance(u, s, R, E, K, P, w, along, less):
                 s[k, m] -= along[i] * K[i, k, m]
 
 
-@numba.njit(cache=True, **_OPTIONS)
+@_loop
 def _forward(x, state, which, R, E, K, P, C, y, less, begin, end):
     batch, length, _ = x.shape
     w, along = np.empty_like(state[0, 0]), np.empty(len(P), x.dtype)
@@ -108,7 +106,7 @@ def _forward(x, state, which, R, E, K, P, C, y, less, begin, end):
                 y[b, t, h] = two * out
 
 
-@numba.njit(cache=True, **_OPTIONS)
+@_loop
 def _backward(x, state, which, R, E, K, P, C, of_y, of_state, of_x, of_R, of_E, of_K, of_P, of_C, less, begin, end):
     batch, length, _ = x.shape
     size = state.shape[3]
