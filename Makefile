@@ -18,10 +18,11 @@ train: setup  ## train a HiPPO-LegS network on scikit-learn's digits (about a mi
 test: lint  ## lint, type check, and run every test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-lint: setup  ## ruff and pyrefly
+lint: setup  ## ruff, pyrefly, and whether results/ and README fit the records
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
+	$(BIN)/python scripts/collect.py --check
 
 lock: setup  ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \

@@ -1,6 +1,6 @@
 """Time one training step of each model, beside nn.GRU and beside the matrix products a HiPPO-RNN cannot do without.
 
-    python scripts/benchmark.py                                  # every model, and streaming (scripts/streaming.py)
+    python scripts/benchmark.py                                  # every model, streaming (scripts/streaming.py), steps
     python scripts/benchmark.py legs gru                         # these, at permuted MNIST's size
     python scripts/benchmark.py --length 182 --hidden 256        # at Character Trajectories' size
 
@@ -12,7 +12,6 @@ machine may be slower the next second.
 import argparse
 import functools
 import multiprocessing
-import os
 import statistics
 import sys
 import time
@@ -27,7 +26,8 @@ from omegaconf import OmegaConf
 
 import hippo.models
 import hippo.training  # noqa: F401  (flushes denormals before the thread pool starts)
-from hippo.kernels.common import compile as jit
+from hippo import HiPPO
+from hippo.measures import LegT
 from hippo.training import records
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
@@ -97,7 +97,6 @@ def now() -> float:
 
 def measure(part: str, size: dict[str, int]) -> dict[str, Any]:
     """Return the seconds of one part in turn with those of the products, and the most memory that its process held."""
-    jit.home = os.getpid()  # nothing has run in parallel before the fork
     step, parameters = (products(**size), 0) if part == FLOOR else network(part, **size)
     for _ in range(3):  # memory is new in the first two, and on a GPU graphs are captured
         step()
@@ -107,6 +106,20 @@ def measure(part: str, size: dict[str, int]) -> dict[str, Any]:
     seconds = dict(zip(SECONDS, map(statistics.median, zip(*(own for own, _ in pairs), strict=True)), strict=True))
     ratio = statistics.median(sum(own[:2]) / sum(other) for own, other in pairs)
     return seconds | {"parameters": parameters, "ratio": ratio, "peak_memory": memory}
+
+
+def step_by_step(memory: HiPPO, count: int, batch: int = 1) -> float:
+    """Return the seconds that `HiPPO.step` takes for one sample, on one core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    samples = torch.randn(count, batch).unbind()
+    state = memory.step(samples[1], memory.step(samples[0]))  # compiles, and makes what is made once
+    begin = time.perf_counter()
+    for sample in samples:
+        state = memory.step(sample, state)
+    taken = time.perf_counter() - begin
+    torch.set_num_threads(threads)
+    return taken / count
 
 
 def report(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -156,6 +169,12 @@ def main() -> None:
         print()
         result["streaming"] = streaming.measure(args.rounds, streaming.ORDERS, streaming.LENGTHS)
         streaming.show(result["streaming"])
+        memories = {"legs": HiPPO("legs", 64), "legt": HiPPO(LegT(1000.0), 64)}
+        result["step"] = {
+            name: min(step_by_step(memory, 10**5) for _ in range(args.rounds)) for name, memory in memories.items()
+        }
+        shown = (f"{name} {1e6 * seconds:.1f} µs" for name, seconds in result["step"].items())
+        print("one sample at a time, N = 64: " + ", ".join(shown))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         records.write(args.out, result)

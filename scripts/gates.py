@@ -61,17 +61,23 @@ def by_time(rate: float) -> Callable[[Tensor], Tensor]:
     return lambda z: -torch.expm1(torch.nn.functional.logsigmoid(-z) / rate)
 
 
-def test(folder: Path, data_root: Path | None, rates: tuple[float, ...]) -> dict[str, list[float]]:
+def test(folder: Path, config: dict, data_root: Path | None, rates: tuple[float, ...]) -> dict[str, list[float]]:
     """Return the test accuracy in per cent at each rate, with either gate, of a run's epoch that is best in validation.
+
+    Args:
+        folder: The run's.
+        config: Dataset and model, as in its record.
+        data_root: Where it is not that of the run.
+        rates: Over that in training.
 
     Raises:
         ConfigError: If the checkpoint is damaged, or a rate leaves nothing of the series.
         DataError: If the data are missing or damaged.
     """
-    config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    paths: Any = OmegaConf.load(folder / "config.yaml").paths
     with building("--rates"):
-        dataset = instantiate(config["dataset"] | {"shifts": {}, "sweep": {"rate": list(rates)}})
-        splits = dataset.load(data_root or Path(config["paths"]["data"]).expanduser())
+        dataset = instantiate(config["dataset"] | {"shifts": {}, "curve": {"rate": list(rates)}})
+        splits = dataset.load(data_root or Path(paths.data).expanduser())
     model = instantiate(config["model"], input_size=splits.train.everything.x.shape[2])
     learner = SequenceLearner(model, len(splits.classes), torch.optim.Adam)
     learner.load_state_dict(checkpoints.load(folder / "checkpoints" / "best.ckpt")["state_dict"])
@@ -119,9 +125,13 @@ def main() -> None:
     rates = sorted({1.0, *args.rates})
 
     try:
-        runs = [{key: record[key] for key in ("name", "id", "command", "git")} for record in read(args.runs)]
+        found = read(args.runs)
+        runs = [{key: record[key] for key in ("name", "id", "command", "git")} for record in found]
         with torch.inference_mode():
-            each = [test(folder, args.data, tuple(rates)) for folder in tqdm(args.runs, unit="run")]
+            each = [
+                test(folder, record["config"], args.data, tuple(rates))
+                for folder, record in zip(tqdm(args.runs, unit="run"), found, strict=True)
+            ]
     except Exception as error:
         if (explanation := explain(error)) is None:
             raise

@@ -1,6 +1,6 @@
 """Reproduce a table: run what is missing, resume what was cut, skip what is done, and write the table.
 
-    python scripts/reproduce.py trajectories --dry-run      # what is done, and what the rest would take
+    python scripts/reproduce.py trajectories --dry-run      # what is done, and what the rest takes here
     python scripts/reproduce.py trajectories                # runs side by side, sharing out the cores
     python scripts/reproduce.py trajectories --launcher slurm   # each run a job of SLURM
 
@@ -9,7 +9,7 @@ results/report.html, from the records under results/records/. It can be stopped 
 """
 
 import argparse
-import statistics
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from typing import Any
 from tqdm import tqdm
 
 from hippo.tables.collect import by_name, collect, read_all, unfit
+from hippo.tables.describe import hardware
+from hippo.tables.estimate import estimates, on_gpus
 from hippo.tables.render import write_table
 from hippo.tables.report import write_report
 from hippo.tables.table import Cell, cells, every_table, read_table
 from hippo.training import records
 from hippo.training.errors import explain
-from hippo.training.sweeps import Run, SweepFailed, share_out, side_by_side, through
+from hippo.training.sweeps import Run, SweepFailed, cores, share_out, side_by_side, through
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,26 +32,6 @@ ROOT = Path(__file__).parents[1]
 def needed(table: list[Cell]) -> list[Run]:
     """Return the runs behind a table's cells, each once: all of the first seed before any of the second."""
     return sorted(dict.fromkeys(run for cell in table for run in cell.runs), key=lambda run: run.config["seed"])
-
-
-def seconds_needed(run: Run, found: dict[tuple[str, str], Any]) -> tuple[float, bool] | None:
-    """Return what a run should take, from records of the same model on the same data, and whether that is only a guess,
-    from other settings; None if there are no such records.
-
-    From other hidden sizes, where there are none of this, it is guessed as their square, as the products in a step
-    grow. What else is in a step grows less, so such a guess may be several times off.
-    """
-    size, same, alike = run.config["model"]["hidden_size"], [], {}
-    for record in found.values():
-        config = record["config"]
-        if all(config[key]["_target_"] == run.config[key]["_target_"] for key in ("dataset", "model")):
-            seconds = record["seconds"] / record["epochs"]
-            if record["hash"] == run.id.partition("-")[0]:
-                same.append(seconds)
-            its = config["model"]["hidden_size"]
-            alike.setdefault(its, []).append(seconds * (size / its) ** 2)
-    known = same or alike.get(size) or [seconds for of_size in alike.values() for seconds in of_size]
-    return (run.epochs * statistics.median(known), not same) if known else None
 
 
 def duration(seconds: float) -> str:
@@ -76,22 +58,38 @@ def positive(text: str) -> int:
     return number
 
 
-def show_plan(title: str, runs: list[Run], states: dict[Run, str], found: dict, jobs: int) -> None:
-    """Print every run with its state and what it should take, and the sum."""
+def show_plan(title: str, runs: list[Run], states: dict[Run, str], found: dict, jobs: int, measured: bool) -> None:
+    """Print every run with its state and what it took, or should take here, and the sum.
+
+    Args:
+        title: Of the table.
+        runs: What the table needs.
+        states: By run, one of those of `state`.
+        found: Records.
+        jobs: Runs at a time.
+        measured: Whether what is missing is timed.
+    """
     print(title)
-    left, guessed, unknown = 0.0, 0, 0
+    todo, threads = [run for run in runs if states[run] != "done"], max(1, cores() // jobs)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    known = estimates(todo, threads) if measured else {}
     for run in runs:
-        seconds, guess = seconds_needed(run, found) or (None, False)
-        if states[run] != "done":
-            left += seconds or 0
-            guessed += guess
-            unknown += seconds is None
-        print(f"  {states[run]:8}{'~' * guess + duration(seconds) if seconds else '?':>9}  {run.command}")
-    todo = sum(state != "done" for state in states.values())
-    known = f"; {todo - unknown} take about {duration(left / jobs)}" if todo > unknown else ""
-    known += f", of which {guessed} are guessed from other settings (~)" if guessed else ""
-    silent = f"; of {unknown} no record tells how long they take" if unknown else ""
-    print(f"{len(runs) - todo} of {len(runs)} runs are done{known}{silent}")
+        record = found.get((run.name, run.id))
+        seconds, reason = known.get(run, (record["seconds"] if record else None, ""))
+        line = f"  {states[run]:8}{duration(seconds) if seconds is not None else '?':>9}  {run.command}"
+        others = [f"{name}: {duration(its)}" for name, its in on_gpus(run, found).items()] if run in known else []
+        print("; ".join([line, *others, *([reason] if reason else [])]))
+    print(f"{len(runs) - len(todo)} of {len(runs)} runs are done", end="")
+    if times := [seconds for seconds, _ in known.values() if seconds is not None]:
+        machine = records.provenance()["machine"] | {"threads": threads}
+        print(
+            f"; {len(times)} take about {duration(sum(times) / jobs)} on {hardware(machine)}, {jobs} at a time, by "
+            "steps timed one run at a time",
+            end="",
+        )
+        if load > 0.5:
+            print(f", beside other processes (load {load:.1f} on {cores()} cores): less on an idle machine", end="")
+    print(f"; {len(todo) - len(times)} could not be timed" if measured and len(todo) > len(times) else "")
 
 
 def main() -> None:
@@ -140,7 +138,7 @@ def main() -> None:
         judged = {run: state(run, found) for run in runs}
         states = {run: name for run, (name, _) in judged.items()}
         todo = [run for run in runs if states[run] not in ("done", "unfit")]
-        show_plan(table.title, runs, states, found, len(share_out(args.jobs, len(todo))))
+        show_plan(table.title, runs, states, found, len(share_out(args.jobs, len(todo))), args.dry_run)
         if not args.dry_run:
             if args.render or not todo:
                 failures = {}

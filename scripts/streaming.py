@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from hippo import HiPPO, kernels
 from hippo.discretize import gbt
-from hippo.kernels.legs import stream
+from hippo.kernels.legs import wavefront as waves
 from hippo.measures import LegS, LegT
 from hippo.training import records
 
@@ -44,7 +44,7 @@ def sliding(order: int) -> Step:
 
 def plain(order: int) -> Step:
     def run(f: Tensor) -> None:
-        stream._wave(f.dtype, adjoint=False, vector=1, count=1)(f.new_zeros(len(f), order), f, 0.0)
+        waves._wave(f.dtype, adjoint=False, vector=1, count=1)(f.new_zeros(len(f), order), f, 0.0)
 
     return run
 

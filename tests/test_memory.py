@@ -4,9 +4,14 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.utils.flop_counter
+from torch.autograd import forward_ad
 
-from hippo import HiPPO, State, discretize
+from hippo import HiPPO, State, discretize, kernels
+from hippo.kernels import lti
+from hippo.kernels.legs import cpu, naive, wavefront
 from hippo.measures import LMU, ChebT, FouT, LagT, LegS, LegT, Rand
+from hippo.transitions import Transition
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -586,3 +591,156 @@ def test_a_sliding_memory_gives_its_window_back(measure, order, bound):
     c, state = memory(f(t - 0.5).unsqueeze(0))  # a sample stands for the interval that ends with it
     recent = t[-300:]
     assert (memory.reconstruct(c[0, -1], recent, now=float(state.time)) - f(recent)).square().mean().sqrt() < bound
+
+
+# One sample at a time, and which implementation serves.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1,), (4, 3)], ids=str)
+@pytest.mark.parametrize("timed", [False, True])
+@every_kind
+def test_a_step_has_the_numbers_of_forward_to_the_last_bit(measure, discretization, timed, shape, dtype):
+    signal = torch.randn(shape[0], 12, *shape[1:], dtype=dtype)
+    times = irregular_times(shape[0], 12) if timed else None
+    if times is not None:
+        times[:, 7] = times[:, 6]
+    memory, state = HiPPO(measure, 6, discretization), None
+    whole, last = memory(signal, times)
+    looped = memory.route(signal, times).name == "compiled loop"  # matrix products of other sizes round differently
+    for k in range(12):
+        before = None if state is None else state.coefficients.clone()
+        after = memory.step(signal[:, k], state, None if times is None else times[:, k])
+        assert before is None or torch.equal(state.coefficients, before)
+        state = after
+        assert torch.equal(state.coefficients, whole[:, k]) or not looped
+        torch.testing.assert_close(
+            state.coefficients, whole[:, k], rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-13
+        )
+    assert torch.equal(torch.as_tensor(state.time), torch.as_tensor(last.time))
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@every_kind
+def test_gradients_flow_through_steps(measure, discretization, timed):
+    memory, signal = HiPPO(measure, 5, discretization), torch.randn(2, 9, requires_grad=True)
+    times = irregular_times(2, 9) if timed else None
+    state = None
+    for k in range(9):
+        state = memory.step(signal[:, k], state, None if times is None else times[:, k])
+    upstream = torch.randn(2, 5)
+    (found,) = torch.autograd.grad(state.coefficients, signal, upstream)
+    (expected,) = torch.autograd.grad(memory(signal, times)[1].coefficients, signal, upstream)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("batch", [1, 3])
+@every_kind
+def test_a_step_refuses_what_forward_refuses(measure, discretization, batch, value):
+    memory = HiPPO(measure, 5, discretization)
+    state = memory.step(torch.ones(batch))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        memory.step(torch.full((batch,), value), state)
+    with pytest.raises(ValueError, match="state holds coefficients"):
+        memory.step(torch.ones(batch + 1), state)
+    with pytest.raises(ValueError, match="convert one"):
+        memory.step(torch.ones(batch, dtype=torch.float32), state)
+    with pytest.raises(ValueError, match=r"state\.time must be finite"):
+        memory.step(torch.ones(batch), State(state.coefficients, math.nan))
+    with pytest.raises(ValueError, match="non-decreasing"):
+        memory.step(torch.ones(batch), State(state.coefficients, 5.0), torch.full((batch,), 4.0))
+    with pytest.raises(ValueError, match="non-decreasing"):
+        memory.step(torch.ones(batch), State(state.coefficients, 5.0), torch.full((batch,), math.nan))
+
+
+IMPLEMENTATIONS = {  # by the name of their route
+    "compiled loop": [(cpu, "sequence"), (cpu, "step")],
+    "plain loop": [(naive, "sequence")],
+    "wavefront": [(wavefront, "remember")],
+    "blocks of samples": [(lti, "last")],
+    "scan": [(lti, "scan")],
+    "convolution": [(lti, "convolution")],
+    "matrix products": [(Transition, "__call__")],
+}
+ROUTES = [  # measure, discretization, length, timed, dtype, the route of forward, that of remember, and a word of why
+    (LegS(), "bilinear", 90, False, torch.float64, "compiled loop", "wavefront", "the last state alone"),
+    (LegS(), "bilinear", 90, True, torch.float32, "compiled loop", "compiled loop", "times of their own"),
+    (LegS(), 0.3, 90, False, torch.float32, "compiled loop", "compiled loop", "not bilinear"),
+    (LegS(), "bilinear", 9, False, torch.bfloat16, "plain loop", "plain loop", "float32 and float64"),
+    (LegS(), "zoh", 9, False, torch.float64, "matrix products", "matrix products", "own matrix under zoh"),
+    (LegT(20.0), "bilinear", 90, False, torch.float64, "matrix products", "blocks of samples", "the last state alone"),
+    (LegT(20.0), "bilinear", 9, False, torch.float64, "matrix products", "matrix products", "one matrix"),
+    (LegT(20.0), "zoh", 90, True, torch.float64, "matrix products", "matrix products", "each gap"),
+]
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The routes whose implementations have been called."""
+    names = []
+    for name, places in IMPLEMENTATIONS.items():
+        for owner, attribute in places:
+            function = getattr(owner, attribute)
+
+            def spy(*args, _name=name, _function=function, **kwargs):
+                names.append(_name)
+                return _function(*args, **kwargs)
+
+            monkeypatch.setattr(owner, attribute, spy)
+    return names
+
+
+@pytest.mark.parametrize(("measure", "discretization", "length", "timed", "dtype", "every", "last", "why"), ROUTES)
+def test_the_route_is_the_one_taken(called, measure, discretization, length, timed, dtype, every, last, why):
+    if every == "compiled loop" and not kernels.compiled():
+        pytest.skip("numba is not installed")
+    memory, signal = HiPPO(measure, 8, discretization), torch.randn(2, length).to(dtype)
+    times = irregular_times(2, length) if timed else None
+    for call, route in (
+        (memory.forward, memory.route(signal, times)),
+        (memory.remember, memory.route(signal, times, last=True)),
+    ):
+        assert route.name == (every if call == memory.forward else last)
+        called.clear()
+        call(signal, times)
+        assert set(called) == {route.name}
+    assert why in str(memory.route(signal, times, last=True))
+    state = memory.remember(signal, times)
+    called.clear()
+    after = None if times is None else times[:, -1] + 1
+    memory.step(signal[:, 0], state, after)
+    route = memory.route(signal[:, :1], None if after is None else after.unsqueeze(1), state, last=True)
+    assert set(called) == {route.name}
+
+
+@pytest.mark.parametrize("form", ["scan", "convolution"])
+def test_a_form_that_is_asked_for_is_the_route(called, form):
+    memory, signal = HiPPO(LegT(20.0), 8), torch.randn(2, 9)
+    memory(signal, form=form)
+    assert called == [form] == [memory.route(signal, form=form).name]
+
+
+@pytest.mark.skipif(not kernels.compiled(), reason="numba is not installed")
+def test_a_route_says_what_keeps_a_call_from_the_compiled_loop(monkeypatch):
+    memory, signal = HiPPO("legs", 4), torch.randn(2, 9)
+
+    def reason(signal=signal, state=None):
+        return memory.route(signal, state=state).reason
+
+    assert memory.route(signal).name == "compiled loop"
+    assert "meta" in reason(signal.to("meta"))
+    assert "float16" in reason(signal.half())
+    assert "Masked" in reason(signal.as_subclass(type("Masked", (torch.Tensor,), {})))
+    inside = []
+    torch.func.vmap(lambda v: inside.append(reason(signal)) or v)(signal)
+    with torch.utils.flop_counter.FlopCounterMode(display=False):
+        inside.append(reason())
+    torch.jit.trace(lambda v: inside.append(reason()) or v + 1, (signal,), check_trace=False)
+    with forward_ad.dual_level():
+        inside.append(reason(forward_ad.make_dual(signal, signal)))
+        inside.append(reason(state=State(forward_ad.make_dual(torch.zeros(2, 4), torch.ones(2, 4)), 1.0)))
+    for found, expected in zip(inside, ["transform", "dispatch", "trace", "tangent", "tangent"], strict=True):
+        assert expected in found
+    monkeypatch.setattr("hippo.kernels.common.compile.numba", lambda: None)
+    assert "numba is not installed" in reason()

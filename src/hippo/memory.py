@@ -9,21 +9,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hippo import discretize, measures
-from hippo.kernels import lti
-from hippo.kernels.common import compile as jit
-from hippo.kernels.gated import Operator, Operators
-from hippo.kernels.legs import cpu as sweep
-from hippo.kernels.legs import gpu as scan
-from hippo.kernels.legs import stream
-from hippo.kernels.legs.cpu import Sweeps
-from hippo.kernels.legs.gpu import Scans
-from hippo.kernels.legs.naive import Transition, legs_dilation, legs_transition
-from hippo.measures import Measure
+from hippo import measures, schedule, transitions
+from hippo.kernels import legs, lti
+from hippo.kernels.common import gpus
+from hippo.kernels.gated.steps import LegSSteps, LTIStep
+from hippo.measures import LegS, Measure
+from hippo.schedule import Schedule
+from hippo.transitions import Filling, Transition
 
-ALPHA = {"euler": 0.0, "bilinear": 0.5, "backward_euler": 1.0}
+Form = Literal["recurrence", "scan", "convolution"]
 Step = Callable[[Tensor, Tensor], Tensor]
-_CHUNK = 64  # steps whose transitions are computed together: enough to amortise the calls, little enough to hold
+_BLOCK = 64  # samples from which on blocks of them are worth it
 
 
 class State(NamedTuple):
@@ -38,16 +34,34 @@ class State(NamedTuple):
     time: Tensor | float
 
 
+class Route(NamedTuple):
+    """Which implementation serves a call of a memory, and why.
+
+    Attributes:
+        name: "compiled loop", or "wavefront", which is compiled as well and faster; "GPU kernel"; "plain loop", in
+            tensor operations; "matrix products", one a sample; "blocks of samples"; "scan"; "convolution".
+        reason: What decides.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
 class HiPPO(nn.Module):
     """High-order polynomial projection of a signal's past, kept up to date online (arXiv 2008.07669).
 
     The memory holds no weights and no tables, and knows no maximum length. A step of LegS costs O(N), or O(N²) under
-    "zoh", whose transitions gradients have to keep, L·N² numbers. One of a translated measure costs O(N²), with one
+    "zoh", whose transitions gradients have to keep, L·N² numbers; one of another measure of all the past takes a matrix
+    of its own each time, O(N³). One of a translated measure costs O(N²), with one
     transition for all steps, or one for each gap that occurs where the whole batch has the same timestamps; where each
     sample has its own, gradients keep B·L·N² numbers.
 
     On a CPU, where `hippo.kernels.compiled()`, steps of LegS under a generalized bilinear transform are compiled. They
-    have gradients of any order; batched ones (`is_grads_batched`), and vectorised data, they have not.
+    have gradients of any order; batched ones (`is_grads_batched`), and vectorised data, they have not. `route` says
+    which implementation serves a call.
 
     **Time.** With timestamps, sample k stands for the interval (t_{k-1}, t_k], and the first one for all that was
     before: the memory starts as that of a constant. One that repeats the timestamp before it stands for no time at all
@@ -73,8 +87,9 @@ class HiPPO(nn.Module):
         super().__init__()
         if not isinstance(order, int) or order < 1:
             raise ValueError(f"order must be a whole number of at least 1, not {order}")
-        if isinstance(discretization, str) and discretization not in (*ALPHA, "zoh"):
-            raise ValueError(f"unknown discretization {discretization!r}; choose from {', '.join(ALPHA)}, zoh, or an α")
+        if isinstance(discretization, str) and discretization not in transitions.NAMES:
+            known = ", ".join(transitions.NAMES)
+            raise ValueError(f"unknown discretization {discretization!r}; choose from {known}, or an α")
         if not isinstance(discretization, str) and not 0 <= discretization <= 1:
             raise ValueError(f"the α of a discretization lies between 0 and 1; {discretization} does not")
         self.measure = measures.by_name(measure) if isinstance(measure, str) else measure
@@ -88,7 +103,7 @@ class HiPPO(nn.Module):
         signal: Tensor,
         timestamps: Tensor | None = None,
         state: State | None = None,
-        form: Literal["recurrence", "scan", "convolution"] = "recurrence",
+        form: Form = "recurrence",
     ) -> tuple[Tensor, State]:
         """Remember a whole signal, or the next chunk of one.
 
@@ -107,24 +122,21 @@ class HiPPO(nn.Module):
                 decrease, are negative or not finite, or the form is not one that this memory has.
         """
         since, c = self._begin(signal, timestamps, state)
-        if form not in ("recurrence", "scan", "convolution"):
-            raise ValueError(f"unknown form {form!r}; choose recurrence, scan or convolution")
-        if form != "recurrence" and (self.measure.scale_invariant or timestamps is not None):
-            raise ValueError(f"as a {form} there are memories of translated measures without timestamps only")
+        route = self.route(signal, timestamps, state, form=form)
         now = self._end(signal, timestamps, since)
-        if form == "recurrence" and self._swept(c):
-            outputs = self._sequence(signal, timestamps, since, c, every=True)
-            return outputs, State(outputs[:, -1].clone(), now)
-        if form != "recurrence":
-            A, B = (v.to(c) for v in _regular_step(self.measure, self.order, self.discretization, 1.0))
+        if route.name in ("compiled loop", "GPU kernel", "plain loop"):
+            outputs = self._legs(signal, timestamps, since, c, every=True)
+        elif route.name in ("scan", "convolution"):
+            A, B = self._regular(1.0, c)
             outputs = (lti.scan if form == "scan" else lti.convolution)(A, B, signal.movedim(1, -1), c).movedim(-2, 1)
-            return outputs, State(outputs[:, -1].clone(), now)
-        outputs = []
-        transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
-        for f, transition in zip(signal.unbind(1), transitions, strict=True):
-            c = transition(c, f)
-            outputs.append(c)
-        return torch.stack(outputs, dim=1), State(c, now)
+        else:
+            rows = []
+            steps = self.transitions(signal.shape[1], timestamps, since, like=c)
+            for f, step in zip(signal.unbind(1), steps, strict=True):
+                c = step(c, f)
+                rows.append(c)
+            return torch.stack(rows, dim=1), State(c, now)
+        return outputs, State(outputs[:, -1].clone(), now)
 
     def remember(self, signal: Tensor, timestamps: Tensor | None = None, state: State | None = None) -> State:
         """Remember a whole signal, or the next chunk of one, and return the state after it: what `forward` has at the
@@ -135,70 +147,163 @@ class HiPPO(nn.Module):
         `forward`.
         """
         since, c = self._begin(signal, timestamps, state, finite=False)
+        route = self.route(signal, timestamps, state, last=True)
+        if route.name != "wavefront":
+            _check_finite(signal)
         now = self._end(signal, timestamps, since)
-        bilinear = self.measure.scale_invariant and self.discretization in ("bilinear", 0.5)
-        if bilinear and timestamps is None and not isinstance(since, Tensor) and jit.serves(signal) and jit.serves(c):
-            samples = signal.movedim(1, -1).flatten(0, -2)
-            if since is None:  # the first sample fills the memory
-                c = torch.nn.functional.pad(signal[:, 0].unsqueeze(-1), (0, self.order - 1))
-                samples, since = samples[:, 1:], 0.0
-            c = stream.remember(c.flatten(0, -2), samples, since).view_as(c)
-            if not torch.isfinite(c).all():  # what is not finite stays in the mean of all samples, so none is looked at
-                _check_finite(signal)
-            return State(c, now)
-        _check_finite(signal)
-        if not self.measure.scale_invariant and timestamps is None and signal.shape[1] >= max(_CHUNK, self.order):
-            blocks = _blocks(self.measure, self.order, self.discretization, c.dtype, c.device)
-            return State(lti.last(blocks, signal.movedim(1, -1), c), now)
-        if self._swept(c):
-            return State(self._sequence(signal, timestamps, since, c, every=False), now)
-        transitions = self.transitions(signal.shape[1], timestamps, since, like=c)
-        for f, transition in zip(signal.unbind(1), transitions, strict=True):
-            c = transition(c, f)
+        if route.name == "wavefront":
+            c = self._wavefront(signal, since, c)
+        elif route.name in ("compiled loop", "GPU kernel", "plain loop"):
+            c = self._legs(signal, timestamps, since, c, every=False)
+        elif route.name == "blocks of samples":
+            blocks = transitions.blocks(self.measure, self.order, self.discretization, c.dtype, c.device)
+            c = lti.last(blocks, signal.movedim(1, -1), c)
+        else:
+            for f, step in zip(
+                signal.unbind(1), self.transitions(signal.shape[1], timestamps, since, like=c), strict=True
+            ):
+                c = step(c, f)
         return State(c, now)
 
+    def step(self, f: Tensor, state: State | None = None, timestamps: Tensor | None = None) -> State:
+        """Remember one sample f of shape (B,) or (B, C), with timestamps (B,) where there are any.
+
+        This takes some 10 microseconds: without gradients, and with timestamps for a batch of one only. The numbers are
+        those of `forward`, and so are the errors.
+        """
+        c = None if state is None else self._next(f, state, timestamps)
+        if state is not None and c is not None:
+            return State(c, state.time + 1 if timestamps is None else timestamps)
+        timestamps = None if timestamps is None else timestamps.unsqueeze(1)
+        return self.remember(f.unsqueeze(1), timestamps, state)
+
+    def route(
+        self,
+        signal: Tensor,
+        timestamps: Tensor | None = None,
+        state: State | None = None,
+        *,
+        last: bool = False,
+        form: Form = "recurrence",
+    ) -> Route:
+        """Return which implementation serves a call with these arguments, and why: print it to see why a call is slow.
+
+        Args:
+            signal: (B, L) or (B, L, C).
+            timestamps: (B, L), or None.
+            state: The state after the previous chunk, or None.
+            last: Whether the coefficients after the last sample alone are wanted, as by `remember` and `step`.
+            form: As `forward` has it.
+
+        Raises:
+            ValueError: If this memory cannot be had in that form.
+        """
+        if form not in ("recurrence", "scan", "convolution"):
+            raise ValueError(f"unknown form {form!r}; choose recurrence, scan or convolution")
+        if form != "recurrence":
+            if self.measure.scale_invariant or timestamps is not None:
+                raise ValueError(f"as a {form} there are memories of translated measures without timestamps only")
+            return Route(form, "it is asked for")
+        if self._linear_time:
+            if gpus.serves(signal, *([] if state is None else [state.coefficients])):
+                return Route("GPU kernel", "LegS: one kernel for the whole signal")
+            refusal = legs.refusal(signal) if state is None else legs.refusal(signal, state.coefficients)
+            if refusal:
+                return Route("plain loop", refusal)
+            if not last or signal.shape[1] == 1:
+                return Route("compiled loop", "LegS, and one sample, or a state for every sample")
+            if timestamps is not None or (state is not None and isinstance(state.time, Tensor)):
+                return Route("compiled loop", "LegS, and samples have times of their own")
+            if transitions.alpha(self.discretization) != 0.5:
+                return Route("compiled loop", f"LegS, and the discretization is not bilinear but {self.discretization}")
+            return Route("wavefront", "bilinear LegS without timestamps, and the last state alone")
+        if self.measure.scale_invariant:
+            return Route("matrix products", f"each sample has its own matrix under {self.discretization}")
+        if timestamps is not None:
+            return Route("matrix products", "each gap between timestamps has its own matrix")
+        if last and signal.shape[1] >= max(_BLOCK, self.order):
+            return Route("blocks of samples", "a translated measure without timestamps, and the last state alone")
+        return Route("matrix products", "a translated measure without timestamps: one matrix, one product a sample")
+
     @property
-    def _sweeps(self) -> bool:
-        """Whether a step is one sweep over the orders."""
-        return self.measure.scale_invariant and self.discretization != "zoh"
+    def _linear_time(self) -> bool:
+        """Whether a step is that of `hippo.kernels.legs`, which takes O(N)."""
+        return isinstance(self.measure, LegS) and self.discretization != "zoh"
 
-    def _swept(self, c: Tensor) -> bool:
-        """Return whether the steps of coefficients like c are those of `hippo.kernels.legs.cpu`."""
-        return self._sweeps and jit.serves(c)
+    def _next(self, f: Tensor, state: State, timestamps: Tensor | None) -> Tensor | None:
+        """Return the coefficients after one more sample, or None where that is for `remember`: where the arguments need
+        a closer look, a graph of the gradient, or another implementation."""
+        c, since = state
+        if since is None or f.dim() not in (1, 2):
+            return None
+        if timestamps is not None:
+            if timestamps.shape != (1,) or len(f) != 1 or (isinstance(since, Tensor) and since.shape != (1,)):
+                return None
+            since, now = float(since), float(timestamps)
+        elif isinstance(since, Tensor):
+            return None
+        else:
+            now = since + 1
+        if (
+            not 0 <= since <= now < math.inf
+            or c.shape != (*f.shape, self.order)
+            or c.dtype != f.dtype
+            or not (math.isfinite(f.item()) if f.numel() == 1 else torch.isfinite(f).all())
+        ):
+            return None
+        if not self.measure.scale_invariant:
+            gap = 1.0 if timestamps is None else now - since
+            return self._regular(gap, c)(c, f) if gap > 0 and c.device == f.device else None
+        graph = torch.is_grad_enabled() and (c.requires_grad or f.requires_grad)
+        if graph or not self._linear_time or legs.refusal(c, f):
+            return None
+        relative = (now - since) / now if now > since else 0.0
+        alpha = transitions.alpha(self.discretization)
+        if f.dim() == 1:
+            return legs.step(c, f, relative, alpha)
+        return legs.step(c.flatten(0, 1), f.flatten(), relative, alpha).view_as(c)
 
-    def _relative_steps(
-        self, length: int, timestamps: Tensor | None, since: Tensor | float | None, device: torch.device
-    ) -> Tensor:
-        """Return LegS's steps dt/t, (L, 1) where all samples share them and (L, B) where not, in float64."""
-        gaps, times, still = self._schedule(length, timestamps, since, device)
-        relative = _relative(gaps, times)
-        relative = relative if relative.dim() == 2 else relative.unsqueeze(-1)
-        return relative if still is None else torch.where(still, 0.0, relative)
+    def _wavefront(self, signal: Tensor, since: Tensor | float | None, c: Tensor) -> Tensor:
+        """Return the coefficients after the last sample, of samples 1 apart."""
+        assert not isinstance(since, Tensor)  # `route` sees to it
+        samples = signal.movedim(1, -1).flatten(0, -2)
+        if since is None:  # the first sample fills the memory
+            c = self._filled(signal[:, 0])
+            samples, since = samples[:, 1:], 0.0
+        c = legs.remember(c.flatten(0, -2), samples, since).view_as(c)
+        if not torch.isfinite(c).all():  # what is not finite stays in the mean of all samples, so none is looked at
+            _check_finite(signal)
+        return c
 
-    def _sequence(
+    def _legs(
         self, signal: Tensor, timestamps: Tensor | None, since: Tensor | float | None, c: Tensor, every: bool
     ) -> Tensor:
         """Return the coefficients after every sample, (B, L, N) or (B, L, C, N), or after the last."""
         batch, length, *channels = signal.shape
-        step = self._relative_steps(length, timestamps, since, c.device).expand(length, batch)
+        step = self._schedule(length, timestamps, since, c.device).relative
         f = signal.movedim(1, -1).flatten(0, -2)
-        step = step.repeat_interleave(len(f) // batch, dim=1)
+        if step.shape[1] > 1:
+            step = step.repeat_interleave(len(f) // batch, dim=1)
         c, first = c.flatten(0, -2), []
-        if since is None:  # the first sample fills the memory
-            c = torch.nn.functional.pad(f[:, :1], (0, self.order - 1))
+        if since is None:
+            c = self._filled(f[:, 0])
             f, step = f[:, 1:], step[1:]
             first = [c.unsqueeze(1)] if every else []
         if f.shape[1]:
-            c = sweep.sequence(c, f, step, _alpha(self.discretization), every)
+            c = legs.sequence(c, f, step, transitions.alpha(self.discretization), every)
         if not every:
             return c.unflatten(0, (batch, *channels))
         rows = torch.cat([*first, c], dim=1) if f.shape[1] else first[0]
         return rows.unflatten(0, (batch, *channels)).movedim(-2, 1)
 
+    def _filled(self, f: Tensor) -> Tensor:
+        """Return LegS's coefficients (..., N) after its first sample (...)."""
+        return torch.nn.functional.pad(f.unsqueeze(-1), (0, self.order - 1))
+
     def _begin(
         self, signal: Tensor, timestamps: Tensor | None, state: State | None, finite: bool = True
     ) -> tuple[Tensor | float | None, Tensor]:
-        """Check what was given, and return the time of the latest sample and the coefficients before the first."""
+        """Check the arguments, and return the time of the latest sample and the coefficients before the first."""
         if signal.dim() not in (2, 3) or 0 in signal.shape:
             raise ValueError(f"signal must be (B, L) or (B, L, C) with B, L, C ≥ 1, not {tuple(signal.shape)}")
         if not signal.is_floating_point():
@@ -227,11 +332,6 @@ class HiPPO(nn.Module):
         if timestamps is not None:
             return timestamps[:, -1]
         return (self._origin - 1 if since is None else since) + signal.shape[1]
-
-    def step(self, f: Tensor, state: State | None = None, timestamps: Tensor | None = None) -> State:
-        """Remember one sample f of shape (B,) or (B, C), with timestamps (B,) where there are any."""
-        timestamps = None if timestamps is None else timestamps.unsqueeze(1)
-        return self.remember(f.unsqueeze(1), timestamps, state)
 
     def reconstruct(self, coefficients: Tensor, times: Tensor, now: float = 1.0) -> Tensor:
         """Read the remembered signal back.
@@ -262,23 +362,23 @@ class HiPPO(nn.Module):
     ) -> Iterator[Step]:
         """Yield the memory's step for each of `length` samples: a function (c, f) ↦ new c, of (..., N) and (...).
 
-        Steps are computed ahead of the loop that uses them, without a look at the data, a few dozen at a time.
-
         Args:
             length: Number of steps L.
             timestamps: (B, L), or None.
             since: Time of the latest sample remembered so far, as in `State`; None if there is none.
             like: Coefficients (B, N) or (B, C, N), for shape, dtype and device.
         """
-        gaps, times, still = self._schedule(length, timestamps, since, like.device)
-        if times.dim() == 2 and like.dim() == 3:
-            gaps, times = gaps.unsqueeze(-1), times.unsqueeze(-1)
-        steps = self._steps(gaps, times, timestamps is not None, since is None, like)
-        if still is None:
-            yield from steps
+        when = self._schedule(length, timestamps, since, like.device)
+        if self._linear_time:
+            steps = self._legs_steps(when.relative, since is None, like)
+        elif timestamps is None and not self.measure.scale_invariant:
+            steps = itertools.repeat(self._regular(1.0, like), length)
         else:
-            where = still.view(*still.shape, *[1] * (like.dim() - 1))
-            yield from (_unless(pause, step) for pause, step in zip(where, steps, strict=True))
+            steps = self._dense_steps(when, since is None, like)
+            if when.still is not None:
+                where = when.still.view(*when.still.shape, *[1] * (like.dim() - 1))
+                steps = (_unless(pause, step) for pause, step in zip(where, steps, strict=True))
+        yield from steps
 
     def transition(self, like: Tensor) -> Transition | None:
         """Return the step that all samples share where none has a timestamp; None where each is another, as of LegS.
@@ -288,85 +388,68 @@ class HiPPO(nn.Module):
         """
         return None if self.measure.scale_invariant else self._regular(1.0, like)
 
-    def operators(self, length: int, timestamps: Tensor | None, like: Tensor) -> Operators | None:
-        """Return the steps of a whole sequence for `hippo.kernels.gated`.
+    def kernel_steps(self, length: int, timestamps: Tensor | None, like: Tensor) -> LegSSteps | LTIStep | None:
+        """Return the steps of a whole sequence in a form that `hippo.kernels.gated` knows; None where there is none.
 
-        None where they are matrices, and samples do not share them or they are too many to keep.
+        On a GPU the host waits for nothing: that timestamps are valid has been checked, by `check_timestamps`.
 
         Args:
             length: Number of steps L.
             timestamps: (B, L), or None.
             like: (B, ...), for dtype and device.
         """
-        scanned = self._sweeps and scan.kernels(like) is not None
-        device = torch.device("cpu") if timestamps is None and not scanned else like.device
-        if scanned or self._swept(like):
-            alpha = _alpha(self.discretization)
-            first = Operator.of(Transition(None, torch.eye(1, self.order, dtype=like.dtype, device=device)[0]))
-            relative = self._relative_steps(length, timestamps, None, device)[1:]
-            relative = relative.to(like).expand(-1, len(like)).contiguous()
-            return (Scans if scanned else Sweeps)(first, relative, alpha)
-        gaps, times, still = self._schedule(length, timestamps, None, device)
-        if gaps.dim() == 2 or still is not None or (self.measure.scale_invariant and self.discretization == "zoh"):
+        if self._linear_time:
+            if timestamps is None:  # dt/t = 1/k
+                step = torch.arange(1, length, dtype=torch.float64, device=like.device).reciprocal().unsqueeze(-1)
+            else:
+                times = timestamps.detach().to(torch.float64).mT
+                step = schedule.relative_steps(times.diff(dim=0), times[1:])
+            step = step.to(like).expand(-1, len(like)).contiguous()
+            return LegSSteps(step, transitions.alpha(self.discretization), self.order)
+        if self.measure.scale_invariant or timestamps is not None:
             return None
-        if not self.measure.scale_invariant and gaps.unique().numel() > _CHUNK:
-            return None
-        schedule = (timestamps is not None, tuple(gaps.tolist()), tuple(times.tolist()))
-        return _operators(self.measure, self.order, self.discretization, *schedule, like.dtype, like.device)
+        return _lti_step(self.measure, self.order, self.discretization, like.dtype, like.device)
 
     def _schedule(
         self, length: int, timestamps: Tensor | None, since: Tensor | float | None, device: torch.device
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return gaps and times, (L,) where all samples share them and (L, B) where not, in float64; and at which steps
-        no time passes for a sample, (L, B), or None if that is nowhere."""
-        if timestamps is not None:
-            times = timestamps.detach().to(torch.float64).mT
-        else:
-            first = self._origin if since is None else since + 1
-            times = torch.arange(length, dtype=torch.float64, device=device)
-            times = times.unsqueeze(-1) + first if isinstance(first, Tensor) else times + first
-        start = since if isinstance(since, Tensor) else torch.full_like(times[:1], since or 0.0)
-        previous = torch.cat([start.to(times).expand_as(times[:1]), times[:-1]])
-        if timestamps is not None:
-            check_timestamps(times, previous)
-        gaps = times - previous
-        if times.dim() == 1:
-            return gaps, times, None
-        still = gaps == 0
-        if since is None:
-            still[0] = False
-        gap, time = gaps.amax(1, keepdim=True), times.amax(1, keepdim=True)
-        if not (still | ((gaps == gap) & (times == time))).all():
-            return gaps, times, None
-        return gap[:, 0], time[:, 0], still if still.any() else None  # all are sampled alike, until some end
+    ) -> Schedule:
+        if timestamps is None:
+            return schedule.regular(length, since, self._origin, device)
+        return schedule.timed(timestamps, since)
 
-    def _steps(self, gaps: Tensor, times: Tensor, timed: bool, first: bool, like: Tensor) -> Iterator[Transition]:
-        """Yield the steps for gaps and times (L,), alike for the whole batch, or (L, B)."""
+    def _legs_steps(self, relative: Tensor, first: bool, like: Tensor) -> Iterator[Step]:
+        """Yield LegS's steps under a generalized bilinear transform, from relative steps (L, 1) or (L, B)."""
+        if first:
+            relative = relative[1:]
+            yield Filling(torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
+        relative = relative.view(*relative.shape, *[1] * (like.dim() - 2))
+        yield from legs.legs_steps(self.order, relative, transitions.alpha(self.discretization), like.dtype)
+
+    def _dense_steps(self, when: Schedule, first: bool, like: Tensor) -> Iterator[Step]:
+        """Yield the steps that are matrices and change with time."""
+        gaps, times = when.gaps, when.times
+        if gaps.dim() == 2 and like.dim() == 3:
+            gaps, times = gaps.unsqueeze(-1), times.unsqueeze(-1)
         if self.measure.scale_invariant:
-            relative = _relative(gaps, times)
+            relative = schedule.relative_steps(gaps, times)
             if first:
                 relative = relative[1:]
-                yield Transition(None, torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
-            if self.discretization == "zoh":
-                yield from (legs_dilation(self.order, step, like.dtype) for step in relative)
+                yield Filling(torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
+            if isinstance(self.measure, LegS):
+                yield from (transitions.dilation(self.order, step, like.dtype) for step in relative)
             else:
-                for chunk in relative.split(_CHUNK):
-                    yield from legs_transition(self.order, chunk, _alpha(self.discretization), like.dtype).unbind()
-            return
-        if not timed:
-            yield from itertools.repeat(self._regular(1.0, like), len(gaps))
+                A, B = (v.to(like.device) for v in self.measure.dynamics(self.order))
+                yield from (transitions.scaled(A, B, self.discretization, step, like) for step in relative)
             return
         if first:
             gaps = gaps[1:]
-            yield Transition(None, _constant(self.measure, self.order).to(like))
+            yield Filling(transitions.constant_past(self.measure, self.order).to(like))
         if gaps.dim() == 1:
             regular = functools.cache(lambda gap: self._regular(gap, like))
             yield from (regular(gap) for gap in gaps.tolist())
         else:
             A, B = (v.to(like.device) for v in self.measure.dynamics(self.order))
-            for gap in gaps:
-                A_bar, B_bar = _discretized(A, B, self.discretization, gap)
-                yield Transition(A_bar.to(like.dtype), B_bar.to(like.dtype))
+            yield from (transitions.discretized(A, B, self.discretization, gap, like) for gap in gaps)
 
     def extra_repr(self) -> str:
         return f"{self.measure}, order={self.order}, discretization={self.discretization!r}"
@@ -374,67 +457,18 @@ class HiPPO(nn.Module):
     @property
     def _origin(self) -> int:
         """Time of the first sample of a signal without timestamps."""
-        return 0 if self._sweeps else 1
+        return 0 if self.measure.scale_invariant and self.discretization != "zoh" else 1
 
     def _regular(self, gap: float, like: Tensor) -> Transition:
-        return Transition(*(v.to(like) for v in _regular_step(self.measure, self.order, self.discretization, gap)))
-
-
-@functools.lru_cache(maxsize=16)
-def _regular_step(measure: Measure, order: int, discretization: str | float, gap: float) -> tuple[Tensor, Tensor]:
-    """Ā and B̄ of a translated measure for one gap, in float64, kept from one sequence to the next."""
-    with torch.inference_mode(False), torch.device("cpu"):  # what is kept may be needed in training, and anywhere
-        return _discretized(*measure.dynamics(order), discretization, gap)
+        """Return a translated measure's step over a gap."""
+        return transitions.translated(self.measure, self.order, self.discretization, gap, like.dtype, like.device)
 
 
 @functools.lru_cache(maxsize=4)
-def _blocks(
+def _lti_step(
     measure: Measure, order: int, discretization: str | float, dtype: torch.dtype, device: torch.device
-) -> lti.Blocks:
-    with torch.inference_mode(False), torch.no_grad():
-        blocks = lti.Blocks.of(*_regular_step(measure, order, discretization, 1.0))
-        return blocks.to(torch.empty(0, dtype=dtype, device=device))
-
-
-@functools.lru_cache(maxsize=4)
-def _operators(
-    measure: Measure,
-    order: int,
-    discretization: str | float,
-    timed: bool,
-    gaps: tuple[float, ...],
-    times: tuple[float, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[Operator, ...]:
-    with torch.inference_mode(False), torch.no_grad():
-        like = torch.empty(0, dtype=dtype, device=device)
-        schedule = [torch.tensor(v, dtype=torch.float64, device=device) for v in (gaps, times)]
-        memory = HiPPO(measure, order, discretization)
-        return Operator.sequence(memory._steps(schedule[0], schedule[1], timed, True, like))
-
-
-@functools.lru_cache(maxsize=16)
-def _constant(measure: Measure, order: int) -> Tensor:
-    """The coefficients (N,) of a translated measure for a past that has been 1 for ever, in float64: A c + B = 0."""
-    with torch.inference_mode(False), torch.device("cpu"):
-        A, B = measure.dynamics(order)
-        return -(torch.linalg.pinv(A) @ B)
-
-
-def _discretized(A: Tensor, B: Tensor, discretization: str | float, gap: Tensor | float) -> tuple[Tensor, Tensor]:
-    if discretization == "zoh":
-        return discretize.zoh(A, B, gap)
-    return discretize.gbt(A, B, gap, _alpha(discretization))
-
-
-def _relative(gaps: Tensor, times: Tensor) -> Tensor:
-    """LegS's steps dt/t; where no time passes, 0 even at t = 0."""
-    return torch.where(gaps > 0, gaps / times, 0.0)
-
-
-def _alpha(discretization: str | float) -> float:
-    return ALPHA[discretization] if isinstance(discretization, str) else discretization
+) -> LTIStep:
+    return LTIStep(*transitions.translated(measure, order, discretization, 1.0, dtype, device))
 
 
 def _unless(pause: Tensor, step: Step) -> Step:
@@ -447,16 +481,4 @@ def _check_finite(signal: Tensor) -> None:
         raise ValueError(
             f"signal must hold finite floating-point numbers; this one is {signal.dtype} with NaN or infinity, to be "
             "masked or filled in"
-        )
-
-
-def check_timestamps(times: Tensor, previous: Tensor) -> None:
-    """Raise ValueError unless times (L, B) are finite and each is at least the one before it, the first at least 0."""
-    bad = ~(torch.isfinite(times) & (times >= previous))
-    if bad.any():
-        k, sample = (int(i) for i in bad.nonzero()[0])
-        raise ValueError(
-            f"timestamps must be finite, non-negative and non-decreasing; sample {sample} of the batch has "
-            f"{times[k, sample].item():g} at step {k} after {previous[k, sample].item():g}. Sort the series by time, "
-            "and repeat the last timestamp in padding."
         )

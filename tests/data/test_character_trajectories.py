@@ -93,14 +93,14 @@ def test_time_as_a_channel_is_in_seconds_or_samples(trajectories_root, timestamp
 
 def test_without_a_clock_a_change_of_time_is_no_shift(trajectories_root):
     shifts = {"slow": {"time_scale": 2}, "half": {"rate": 0.5}, "same": {"rate": 1}}
-    sweep = {"rate": [0.5, 1, 2], "time_scale": [0.5, 2], "drop": [0, 0.9]}
-    splits = CharacterTrajectories(shifts=shifts, sweep=sweep).load(trajectories_root)
+    curve = {"rate": [0.5, 1, 2], "time_scale": [0.5, 2], "drop": [0, 0.9]}
+    splits = CharacterTrajectories(shifts=shifts, curve=curve).load(trajectories_root)
     assert list(splits.shifted) == ["half"]
     assert [(p.kind, p.value) for p in splits.curve] == [
         ("rate", 0.5), ("rate", 1), ("rate", 2), ("drop", 0), ("drop", 0.9),
     ]  # fmt: skip
     assert [p.test.everything.x.shape[1] for p in splits.curve] == [91, 182, 363, 182, 18]
-    timed = CharacterTrajectories(shifts=shifts, sweep=sweep, timestamps="separate")
+    timed = CharacterTrajectories(shifts=shifts, curve=curve, timestamps="separate")
     assert list(timed.samplings()) == ["", "slow", "half"]
     assert len(timed.curve_points()) == 7
 
@@ -110,8 +110,8 @@ def test_without_a_clock_a_change_of_time_is_no_shift(trajectories_root):
     [
         ({"sampling": {"rat": 1}}, "sampling.rat: there is no such setting"),
         ({"shifts": {"slow": {"drop": 2}}}, "shifts.slow: drop is a fraction"),
-        ({"sweep": {"speed": [1]}}, "sweep.speed: there is no such sweep; valid are rate, time_scale, drop"),
-        ({"sweep": {"rate": [0]}}, "sweep.rate: rate must be above 0"),
+        ({"curve": {"speed": [1]}}, "curve.speed: there is no such curve; valid are rate, time_scale, drop"),
+        ({"curve": {"rate": [0]}}, "curve.rate: rate must be above 0"),
         ({"shifts": {"": {"rate": 0.5}}}, "shifts: each needs a name"),
     ],
 )

@@ -1,6 +1,7 @@
 """What every model promises, whatever it is."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,11 +9,13 @@ from torch import nn
 
 from hippo.measures import LMU as LMUMeasure
 from hippo.measures import ChebT, FouT, LagT, LegT, Rand
+from hippo.mixers import S4D
 from hippo.models import (
     FRU,
     GRU,
     GRUD,
     LMU,
+    LMUFFT,
     LSTM,
     MGU,
     ODERNN,
@@ -21,6 +24,8 @@ from hippo.models import (
     GRUDt,
     HiPPORNN,
     NeuralCDE,
+    SequenceModel,
+    Stack,
     Transformer,
 )
 
@@ -55,6 +60,8 @@ FAMILIES = {
     "hippo-chebyshev": gated(ChebT(10.0)),
     "hippo-lmu": gated(LMUMeasure(10.0), "zoh"),
     "hippo-rand": gated(Rand(10.0)),
+    "lmu-fft": lambda *sizes: LMUFFT(*sizes, memory_order=5, length=6.0),
+    "stack": lambda *sizes: Stack(*sizes, partial(S4D, state_size=4), depth=2),
 }
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 timed_or_not = pytest.mark.parametrize("timed", [False, True])
@@ -291,7 +298,35 @@ def test_recurrent_models_do_not_look_ahead(name):
     changed[:, 5:] += 1
     before, after = (model.unroll(v, times, None) for v in (x, changed))
     for k in range(9):
-        assert torch.allclose(before[k], after[k], rtol=1e-12, atol=1e-13) == (k < 5), k
+        assert torch.allclose(before[:, k], after[:, k], rtol=1e-12, atol=1e-13) == (k < 5), k
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"transformer"}))
+def test_the_last_state_is_that_of_all(name):
+    model = FAMILIES[name](3, 8)
+    x, times = a_batch(model, True)
+    states = model.unroll(x, times, None)
+    assert states.shape[:2] == (4, 9)
+    torch.testing.assert_close(model.last(x, times, None), states[:, -1], rtol=1e-12, atol=1e-13)
+
+
+class Wrong(SequenceModel):
+    """A network that returns what a test wants."""
+
+    def __init__(self, states):
+        super().__init__(3, 8)
+        self.states = states
+
+    def unroll(self, x, timestamps, mask):
+        return self.states
+
+
+@pytest.mark.parametrize("lengths", [None, torch.tensor([9, 1, 4, 8])])
+@pytest.mark.parametrize("shape", [(9, 4, 8), (4, 8), (4, 8, 9), (4, 9, 7)])
+def test_states_of_another_shape_are_refused(shape, lengths):
+    with pytest.raises(ValueError, match=r"\(B, (L, )?D\) = \(4.*, not \(") as error:
+        Wrong(torch.zeros(shape))(torch.zeros(4, 9, 3), lengths=lengths)
+    assert "Wrong" in str(error.value)
 
 
 # Channels that are missing one by one.

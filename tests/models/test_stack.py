@@ -127,6 +127,17 @@ def test_a_rate_is_refused_where_the_layer_has_no_rule_and_timestamps_are_not_re
     assert a_stack(LAYERS["s4d"]).uses_timestamps
 
 
+@every_layer
+def test_mixers_keep_their_precision_under_autocast(layer):
+    torch.set_default_dtype(torch.float32)
+    model, x = a_stack(layer), torch.randn(2, 12, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        features, stepped = model(x), model.stream(x)[0]
+        model.step(x[:, 0])
+    torch.testing.assert_close(features.float(), model(x), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(features, stepped, rtol=0.05, atol=0.05)
+
+
 def test_dropout_is_the_same_at_all_steps_and_absent_from_evaluation():
     model = Stack(3, 50, LAYERS["s4d"], depth=1, mix="none", norm="layer", prenorm=True, dropout=0.5)
     block, y = model.blocks[0], torch.ones(4, 7, 50)

@@ -40,8 +40,8 @@ SPEC = {
     },
     "notes": ["a note"],
     "figure": [
-        {"title": "rates", "axis": "rate", "column": "plain", "sweep": "rate", "trained": 1},
-        {"title": "drops", "axis": "dropped", "column": "still", "sweep": "drop", "trained": 0},
+        {"title": "rates", "axis": "rate", "column": "plain", "curve": "rate", "trained": 1},
+        {"title": "drops", "axis": "dropped", "column": "still", "curve": "drop", "trained": 0},
     ],
 }
 RUNS = {("gru", "plain"): 3, ("gru", "slow"): 3, ("legs", "plain"): 2, ("legs", "slow"): 2}  # those that are complete
@@ -186,12 +186,12 @@ def test_accuracy_against_shift_has_a_band_from_three_seeds_on_and_dots_below(ta
     assert 'class="band c0"' in rates
     assert 'class="dot c0"' not in rates
     assert 'class="band c1' not in rates
-    swept = sum(point["kind"] == "rate" for point in filled[1]["own_legs", "plain___-seed0"]["sweep"])
-    assert rates.count('class="dot c1 thick"') == 2 * swept
+    points = sum(point["kind"] == "rate" for point in filled[1]["own_legs", "plain___-seed0"]["curve"])
+    assert rates.count('class="dot c1 thick"') == 2 * points
     assert "<svg" not in drops
     assert "missing" in drops
     head, first, *_ = Page(text).tables["rates, numbers"]
-    point = filled[1]["own_legs", "plain___-seed0"]["sweep"][0]
+    point = filled[1]["own_legs", "plain___-seed0"]["curve"][0]
     assert head == ["rate", "GRU", "LegS"]
     assert (first[0], first[2]) == (f"{point['value']:g}", f"{100 * point['accuracy']:.1f}")
 
@@ -258,7 +258,7 @@ def test_the_same_records_give_the_same_bytes(table, filled, tmp_path):
 
 def test_records_with_less_in_them_are_shown_too(table, filled):
     bare = next(iter(filled[1].values()))
-    for key in ("history", "sweep", "earlier"):
+    for key in ("history", "curve", "earlier"):
         bare.pop(key, None)
     bare["metrics"] = {kind: bare["metrics"][kind] for kind in ("best", "last")}
     for metrics in bare["metrics"].values():

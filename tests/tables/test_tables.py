@@ -90,61 +90,18 @@ def test_cells_name_their_runs(table):
             assert run.name == run.config["name"]
 
 
-def test_every_table_names_configurations_that_can_be_run():
-    for path in (CONFIGS / "table").glob("*.yaml"):
-        table = read_table(path)
-        found = list(cells(table, CONFIGS))
-        assert any(cell.runs for cell in found)
-        for cell in found:
-            trained = table.rows[cell.row].overrides is not None and table.columns[cell.column].overrides is not None
-            assert bool(cell.runs) == trained
-
-
-def test_trajectories_are_the_papers(filled):
-    """Figures and protocol of the paper's second table."""
-    table = read_table(CONFIGS / "table" / "trajectories.yaml")
-    assert [row.label for row in table.rows.values()] == [
-        *(f"{name}{unit}" for name in ("LSTM", "GRU", "GRU-D", "ODE-RNN", "Neural CDE", "LMU")
-          for unit in ("", ", time in seconds")), "HiPPO-LegS", "LegS memory, linear read-out",
-    ]  # fmt: skip
-    assert len(table.columns) == 7
-    assert table.rows["legs"].reported["rate_up"] == (88.8, "third-hand")
-    assert table.rows["lmu"].reported["rate_up"] == (6.0, "recalled")
-    for cell in cells(table, CONFIGS):
-        config = cell.runs[0].config
-        assert len(cell.runs) == (3 if cell.row in ("legs", "memory") else 2)
-        assert config["trainer"]["max_epochs"] == 100
-        model = cell.row.removesuffix("_seconds")
-        rate = {"neural_cde": 1e-3 * 100 / 32, "memory": 3e-2}.get(model, 1e-3)  # the first as its authors have it
-        rate = 1e-4 if cell.row == "ode_rnn" else rate  # at 1e-3 its loss grows
-        assert config["optimizer"] == {"_target_": "torch.optim.Adam", "lr": rate}
-        assert config["dataset"]["batch_size"] == 100
-        assert config["model"]["hidden_size"] == {"neural_cde": 32, "memory": 16}.get(model, 256)
-        shift = table.columns[cell.column].shift
-        assert shift is None or config["dataset"]["shifts"][shift] is not None
-        timed = cell.column.startswith(("time", "drop"))
-        if model in ("gru_d", "ode_rnn", "neural_cde"):
-            assert config["dataset"]["timestamps"] == "separate"
-            assert config["model"]["unit"] == (200 if cell.row.endswith("seconds") else 1)
-        elif timed:
-            own = "separate" if model in ("legs", "memory") else "channel" if cell.row.endswith("seconds") else "index"
-            assert config["dataset"]["timestamps"] == own
-        else:
-            assert config["dataset"]["timestamps"] is None
-
-
 @pytest.mark.parametrize(
-    ("override", "shift", "sweep", "message"),
+    ("override", "shift", "curve", "message"),
     [
         ("experiment=trajectories", "half_rat", "rate", "columns.slow.shift: {} half_rat; did you mean half_rate?"),
         ("experiment=trajectories", "other", "rate", "columns.slow.shift: {} other; choose from {}"),
         ("dataset=character_trajectories", "other", "rate", "columns.slow.shift: {} other; they have none"),
-        ("experiment=trajectories", "half_rate", "rates", "figure.0.sweep: {} rates; did you mean rate?"),
+        ("experiment=trajectories", "half_rate", "rates", "figure.0.curve: {} rates; did you mean rate?"),
     ],
 )
-def test_a_shift_or_a_sweep_that_the_runs_of_a_column_do_not_have_is_named(override, shift, sweep, message):
+def test_a_shift_or_a_curve_that_the_runs_of_a_column_do_not_have_is_named(override, shift, curve, message):
     column = {"label": "slow", "overrides": [override], "shift": shift}
-    panel = {"title": "", "axis": "", "column": "slow", "sweep": sweep, "trained": 1}
+    panel = {"title": "", "axis": "", "column": "slow", "curve": curve, "trained": 1}
     rows = {"gru": {"label": "GRU", "overrides": ["model=gru"]}}
     table = Table.model_validate(SPEC | {"columns": {"slow": column}, "rows": rows, "figure": [panel]})
     with pytest.raises(ConfigError) as error:

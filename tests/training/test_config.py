@@ -8,6 +8,7 @@ import pytest
 import torch
 import wandb
 from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from hippo.data import DataError
@@ -40,11 +41,33 @@ def test_every_experiment_is_valid_and_carries_its_own_name(compose, experiment)
     sorted(
         f"{path.parent.name}={path.stem}"
         for path in CONFIGS.glob("*/*.yaml")
-        if path.parent.name not in ("experiment", "hydra", "table")
+        if path.parent.name not in ("dataset_model", "experiment", "hydra", "table")
     ),
 )
 def test_every_option_of_every_group_is_valid(compose, option):
     check(compose(option))
+
+
+@pytest.mark.parametrize("pair", sorted(path.stem for path in (CONFIGS / "dataset_model").glob("*.yaml")))
+def test_what_a_model_needs_on_a_dataset_comes_with_the_two_and_gives_way_to_the_command_line(compose, pair):
+    datasets = [path.stem for path in (CONFIGS / "dataset").glob("*.yaml")]
+    dataset = max((name for name in datasets if pair.startswith(f"{name}_")), key=len)
+    chosen = f"dataset={dataset}", f"model={pair.removeprefix(f'{dataset}_')}"
+    with_it, own = check(compose(*chosen)), check(compose(*chosen, "optimizer.lr=0.125"))
+    lines = OmegaConf.to_container(OmegaConf.load(CONFIGS / "dataset_model" / f"{pair}.yaml"))
+    for key, settings in lines.items():
+        assert settings.items() <= with_it[key].items()
+    assert own["optimizer"]["lr"] == 0.125
+
+
+def test_an_lmu_on_permuted_mnist_has_the_settings_that_train(compose):
+    for experiment, hidden in (("pmnist", 512), ("pmnist_small", 128)):
+        values = check(compose(f"experiment={experiment}", "model=lmu"))
+        assert values["name"] == f"{experiment}_lmu"
+        assert (values["optimizer"]["lr"], values["trainer"]["gradient_clip_val"]) == (3e-4, 1)
+        assert (values["model"]["initialization"], values["model"]["hidden_size"]) == ("psmnist", hidden)
+    assert check(compose("experiment=pmnist", "model=gru"))["optimizer"]["lr"] == 1e-3
+    assert check(compose("experiment=digits", "model=lmu"))["model"]["initialization"] == "general"
 
 
 @pytest.mark.parametrize("group", ["dataset", "model", "scheduler"])
@@ -132,10 +155,10 @@ def test_a_mistake_is_one_sentence_that_names_the_nearest_right_thing(compose, o
 
 
 def test_what_may_be_added_is_said_to_need_a_plus(compose):
-    sentence = explanation(compose, "dataset=character_trajectories", "dataset.sweep={rate: [1, 2]}")
-    assert "add it with a plus: +dataset.sweep.rate=…" in sentence
-    values = check(compose("dataset=character_trajectories", "+dataset.sweep.rate=[1, 2]"))
-    assert values["dataset"]["sweep"] == {"rate": [1, 2]}
+    sentence = explanation(compose, "dataset=character_trajectories", "dataset.curve={rate: [1, 2]}")
+    assert "add it with a plus: +dataset.curve.rate=…" in sentence
+    values = check(compose("dataset=character_trajectories", "+dataset.curve.rate=[1, 2]"))
+    assert values["dataset"]["curve"] == {"rate": [1, 2]}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -145,9 +146,9 @@ def test_a_setting_that_older_records_lack_neither_renames_them_nor_lets_them_st
     (model, added), *_ = records.ADDED.items()
     ((key, before),) = added.items()
     assert (model, key, before) == ("hippo.models.ExpRNN", "base", "initial")
-    override = "experiment=pmnist_small_exprnn"
+    overrides = "experiment=pmnist_small", "model=exprnn"
     now, stated, unstated = (
-        check(compose(override, *more)) for more in ((), ("model.base=initial",), ("~model.base",))
+        check(compose(*overrides, *more)) for more in ((), ("model.base=initial",), ("~model.base",))
     )
     old = copy.deepcopy(stated)
     del old["model"]["base"]
@@ -156,3 +157,41 @@ def test_a_setting_that_older_records_lack_neither_renames_them_nor_lets_them_st
     assert unstated == now
     records.write(tmp_path / "record.json", {"schema": records.SCHEMA, "metrics": {}, "config": old})
     assert records.read(tmp_path / "record.json")["config"] == stated
+
+
+def test_a_record_of_schema_1_is_read_as_one_of_today_s_and_its_file_stays(tmp_path):
+    """Its test curve was called a sweep, in the configuration too; the hash of the configuration is what it was."""
+    dataset = {"_target_": "x", "shifts": {}, "sweep": {"rate": [0.5, 1]}, "split_seed": 0}
+    config = {"dataset": dataset, "model": {"_target_": "y"}, "optimizer": {}, "trainer": {}, "patience": None}
+    old = {"schema": 1, "config": config, "metrics": {"a": 1}, "sweep": [{"kind": "rate", "value": 1, "loss": 0.1}]}
+    old["hash"] = "b74d33ba"  # as the code of schema 1 had it
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(old))
+    record = records.read(path)
+    assert list(record) == ["schema", "config", "metrics", "curve", "hash"]
+    assert list(record["config"]["dataset"]) == ["_target_", "shifts", "curve", "split_seed"]
+    assert (record["schema"], record["curve"], record["metrics"]) == (2, old["sweep"], old["metrics"])
+    assert records.config_hash(record["config"]) == records.config_hash(config) == old["hash"]
+    other = config | {"dataset": record["config"]["dataset"] | {"curve": {"rate": [0.5, 2]}}}
+    assert records.config_hash(other) != old["hash"]
+    records.write(path, record)
+    assert records.read(path) == record
+    assert json.loads(path.read_text())["schema"] == 2
+
+
+def test_every_committed_record_of_schema_1_keeps_its_name():
+    paths = sorted((Path(__file__).parents[2] / "results" / "records").rglob("*.json"))
+    first = [path for path in paths if json.loads(path.read_text())["schema"] == 1]
+    assert len(first) >= 194
+    for path in first:
+        record = records.read(path)
+        assert records.config_hash(record["config"]) == record["hash"] == path.stem.partition("-")[0]
+        assert "sweep" not in record
+        assert "sweep" not in record["config"]["dataset"]
+
+
+@pytest.mark.parametrize("schema", [0, 3, None, "1"])
+def test_a_record_of_an_unknown_schema_is_refused(tmp_path, schema):
+    (tmp_path / "record.json").write_text(json.dumps({"schema": schema, "metrics": {}}))
+    with pytest.raises(records.RecordError, match="not a record of schema 2 or 1"):
+        records.read(tmp_path / "record.json")

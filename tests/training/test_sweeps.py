@@ -143,7 +143,7 @@ def test_one_failure_stops_nothing_and_what_is_done_is_not_repeated(tmp_path, ma
     assert len(each) == 4
     assert (runs[3].folder / "record.json").read_text() == "{}"
     seen = [json.loads((runs[n].folder / "record.json").read_text()) for n in (0, 2, 4)]
-    assert {record["threads"] for record in seen} == {str(max(1, sweeps._cores() // 2))}
+    assert {record["threads"] for record in seen} == {str(max(1, sweeps.cores() // 2))}
     text = str(SweepFailed({run.command: why for run, why in failures.items()}, len(runs)))
     assert text.splitlines()[:2] == ["1 of 5 runs failed:", "  python train.py id=run-1 does=fail"]
     assert "epoch 2/2" in (runs[0].folder / "log.txt").read_text()

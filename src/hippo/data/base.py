@@ -119,7 +119,7 @@ class Splits(NamedTuple):
         test: What is reported; no shift.
         classes: Names of the classes; none where numbers are to be known.
         shifted: Shifts by their names, evaluated in every epoch and at the end.
-        curve: Evaluated at the end; a dataset's setting `sweep`.
+        curve: Evaluated at the end.
         release: Which release of its files was read, of a dataset that has several.
     """
 
@@ -161,6 +161,10 @@ class SequenceDataset(ABC):
 
     with_timestamps: ClassVar[str] = "true"
     batch_size: int = 100
+
+    def is_here(self, root: Path) -> bool:
+        """Return whether `load` finds all its files in the data root, and downloads nothing."""
+        return True
 
     @abstractmethod
     def load(self, root: Path) -> Splits:

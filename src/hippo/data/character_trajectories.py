@@ -61,7 +61,7 @@ class CharacterTrajectories(SequenceDataset):
         sampling: Settings of `Sampling`, for training and what is called validation and test.
         shifts: Settings of `Sampling` by name: validated on in every epoch, and tested on, beside the unshifted.
             Without timestamps a change of nothing but time_scale is none, and left out; so is null.
-        sweep: Factors on the sampling of the training, to be tested on at the end: "rate" (unknown to the model: its
+        curve: Factors on the sampling of the training, to be tested on at the end: "rate" (unknown to the model: its
             clock counts samples), "time_scale"; and "drop", which replaces the training's.
         split_seed: Seed of the split; the next one divides validation from test.
         drop_seed: Seed of what is dropped.
@@ -75,7 +75,7 @@ class CharacterTrajectories(SequenceDataset):
     timestamps: Literal["separate", "channel", "index"] | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
     shifts: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)
-    sweep: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    curve: Mapping[str, Sequence[float]] = field(default_factory=dict)
     split_seed: int = 0
     drop_seed: int = 0
 
@@ -96,10 +96,10 @@ class CharacterTrajectories(SequenceDataset):
         return {name: s for name, s in found.items() if not name or unseen(s) != unseen(found[""])}
 
     def curve_points(self) -> list[tuple[str, float, Sampling]]:
-        """Return the points that `sweep` asks for: what is changed, by how much, and how series are sampled then."""
+        """Return the points of the curve: what is changed, by how much, and how series are sampled then."""
         base = Sampling.of(self.sampling, "sampling")
         points = []
-        for kind, values in self.sweep.items():
+        for kind, values in self.curve.items():
             for value in values:
                 if kind == "rate":
                     to = {"rate": base.rate * value, "time_scale": base.time_scale * value, "drop": base.drop}
@@ -108,10 +108,13 @@ class CharacterTrajectories(SequenceDataset):
                 elif kind == "drop":
                     to = {"rate": base.rate, "time_scale": base.time_scale, "drop": value}
                 else:
-                    raise ValueError(f"sweep.{kind}: there is no such sweep; valid are rate, time_scale, drop")
+                    raise ValueError(f"curve.{kind}: there is no such curve; valid are rate, time_scale, drop")
                 if kind != "time_scale" or self.timestamps is not None:
-                    points.append((kind, float(value), Sampling.of(to, f"sweep.{kind}")))
+                    points.append((kind, float(value), Sampling.of(to, f"curve.{kind}")))
         return points
+
+    def is_here(self, root: Path) -> bool:
+        return all((root / "CharacterTrajectories" / name).is_file() for name in FILES)
 
     def load(self, root: Path) -> Splits:
         series, labels, release = read(root)

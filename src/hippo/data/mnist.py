@@ -42,6 +42,9 @@ class MNIST(SequenceDataset):
     split_seed: int = 0
     timestamps: bool = False
 
+    def is_here(self, root: Path) -> bool:
+        return all((root / "MNIST" / "raw" / name).is_file() for name in MD5)
+
     def load(self, root: Path) -> Splits:
         fetch(root)
         order = pixel_order(self.permutation, 28 * 28, self.permutation_seed)

@@ -1,4 +1,4 @@
-"""Recurrences whose time step differs from sample to sample, in memory that grows with the root of the length."""
+"""Recurrences whose time step differs from sample to sample."""
 
 import math
 from collections.abc import Callable
@@ -6,48 +6,48 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from hippo.kernels import stepwise
 
 _FINEST = 8  # parts of the least gap that are tried as a common step
 _LONGEST = 4  # times as many steps as samples that a common step may make
+_RATES = 256  # that tables are made for at a time, where there are not more in a chunk
 
 
-def through_gaps(
-    tables: Callable[[Tensor], tuple[Tensor, ...]],
-    advance: Callable[..., tuple[Tensor, Tensor]],
-    x: Tensor,
-    state: Tensor,
-    rate: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Return outputs (B, L, H) and the last state of a recurrence with a step of its own for each sample.
+class Rule(NamedTuple):
+    """What `hippo.kernels.stepwise` needs of a layer.
 
-    What depends on the rate alone is made once for each rate that occurs in a chunk of √L samples. On the way back each
-    chunk is run again, so that states are kept at the ends of chunks only.
-
-    Args:
-        tables: From rates (J,), what a step needs, each (J, ...).
-        advance: From a state, a sample (B, H) and the rows of `tables` (B, ...), the output (B, H) and the next state.
-        x: (B, L, H).
-        state: (B, ...).
-        rate: (B, L).
+    Attributes:
+        tables: From rates (J,), R (J, H, M), E (J, H, M) and K (J, H, r, M).
+        P: (r, M).
+        C: (H, M).
+        less: Whether the state before is subtracted.
     """
 
-    def run(x: Tensor, rate: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        rates, which = rate.unique(return_inverse=True)
-        made = tables(rates)
-        outputs = []
-        for k, x_k in enumerate(x.unbind(1)):
-            y, state = advance(state, x_k, *(table.index_select(0, which[:, k]) for table in made))
-            outputs.append(y)
-        return torch.stack(outputs, dim=1), state
+    tables: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    P: Tensor
+    C: Tensor
+    less: bool
 
-    outputs, chunk = [], math.isqrt(x.shape[1] - 1) + 1
+
+def through_gaps(rule: Rule, x: Tensor, state: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+    """Return outputs (B, L, H) and the last state (B, H, M), with a step of its own for each sample.
+
+    What depends on the rate alone is made once for each rate that occurs: in the whole sequence where they are few, as
+    where samples were left out of a regular series; else in chunks of √L samples.
+
+    Args:
+        rule: Of the layer.
+        x: (B, L, H).
+        state: (B, H, M).
+        rate: (B, L).
+    """
+    few = len(rate.unique()) <= _RATES
+    chunk = x.shape[1] if few else math.isqrt(x.shape[1] - 1) + 1
+    outputs = []
     for x_part, rate_part in zip(x.split(chunk, 1), rate.split(chunk, 1), strict=True):
-        y, state = (
-            checkpoint(run, x_part, rate_part, state, use_reentrant=False)
-            if torch.is_grad_enabled()
-            else run(x_part, rate_part, state)
-        )
+        rates, which = rate_part.unique(return_inverse=True)
+        y, state = stepwise.run(x_part, state, which, *rule.tables(rates), rule.P, rule.C, rule.less)
         outputs.append(y)
     return torch.cat(outputs, dim=1), state
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hippo.kernels import convolution
 from hippo.mixers.base import TimeInvariant, uniform
-from hippo.mixers.gaps import on_grid, through_gaps
+from hippo.mixers.gaps import Rule, on_grid, through_gaps
 from hippo.mixers.spectra import spectrum
 from hippo.mixers.steps import check_settings, discretize, log_uniform
 
@@ -82,8 +82,9 @@ class S4D(TimeInvariant):
             a, gain = self._discrete(rate)
         else:
             a, gain = self.constants(rate, lambda: self._discrete(torch.as_tensor(rate)))
-        y, state = _advance(self.initial_state(len(x), x) if state is None else state, x, a, gain)
-        return torch.addcmul(y, self.D, x), state
+        before = self.initial_state(len(x), x) if state is None else state
+        state = torch.addcmul(a * before, gain, x.unsqueeze(-1))
+        return torch.addcmul(2 * state.real.sum(-1), self.D, x), state
 
     def _discrete(self, rate: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a step of each rate (...) does: factors on the state and on the input, (..., H, N/2)."""
@@ -91,6 +92,10 @@ class S4D(TimeInvariant):
         step = rate[..., None, None].to(self.log_step) * torch.exp(self.log_step).unsqueeze(-1)
         a, gain = discretize(A, step, self.discretization)
         return a, torch.view_as_complex(self.C) * gain
+
+    def _tables(self, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a, gain = self._discrete(rate)
+        return a, gain, a.new_zeros(*a.shape[:-1], 0, a.shape[-1])
 
     def _by_gaps(self, x: Tensor, state: Tensor | None, rate: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return outputs and the last state where each sample has a gap of its own.
@@ -100,7 +105,8 @@ class S4D(TimeInvariant):
         """
         before = self.initial_state(len(x), x) if state is None else state
         if self.discretization == "bilinear" or (grid := on_grid(rate)) is None:
-            y, after = through_gaps(self._discrete, _advance, x, before, rate)
+            none, one = before.new_zeros(0, before.shape[2]), torch.ones_like(before[0])
+            y, after = through_gaps(Rule(self._tables, none, one, less=False), x, before, rate)
             return y + self.D * x, after
         a, gain = self._discrete(torch.as_tensor(grid.step))
         held = x.gather(1, grid.held.unsqueeze(-1).expand(-1, -1, x.shape[2]))
@@ -173,9 +179,3 @@ def powers(a: Tensor, count: int) -> Tensor:
         found = torch.cat([found, found * factor], dim=-1)
         factor = factor * factor
     return found[..., :count]
-
-
-def _advance(state: Tensor, x: Tensor, a: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the output (B, H) and the next state of one step; D is left to the caller."""
-    state = torch.addcmul(a * state, gain, x.unsqueeze(-1))
-    return 2 * state.real.sum(-1), state

@@ -2,13 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from hippo.memory import check_timestamps
+from hippo.schedule import check_timestamps
 
 
 class SequenceModel(nn.Module, ABC):
@@ -43,8 +43,8 @@ class SequenceModel(nn.Module, ABC):
         self.hidden_size = hidden_size
 
     @abstractmethod
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor] | Tensor:
-        """Return the hidden states (B, D) after each step, as a sequence or a tensor over L.
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Return the hidden states after each step, (B, L, D).
 
         Args:
             x: (B, L, C), 0 where a channel is missing.
@@ -52,17 +52,28 @@ class SequenceModel(nn.Module, ABC):
             mask: (B, L, C), True where a channel was observed, or None where all were.
         """
 
+    def last(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Return the hidden states after the last step, (B, D), as of `unroll`; for models that have a shorter way."""
+        return self._checked(x, timestamps, mask)[:, -1].clone()  # not the memory of all states
+
+    def _checked(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        hidden = self.unroll(x, timestamps, mask)
+        if hidden.dim() != 3 or hidden.shape[:2] != x.shape[:2]:
+            raise ValueError(
+                f"{type(self).__name__}.unroll must return a state for each step of x {tuple(x.shape)}, "
+                f"(B, L, D) = ({len(x)}, {x.shape[1]}, D), not {tuple(hidden.shape)}"
+            )
+        return hidden
+
     def read_out(self, outputs: int) -> nn.Module:
         """Return what makes numbers of the features (B, D), (B, outputs): a linear map, to be learnt."""
         return nn.Linear(self.hidden_size, outputs)
 
     def encode(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
         """Return the features (B, D) at each sequence's end, from what `unroll` gets and lengths (B,), or None."""
-        hidden = self.unroll(x, timestamps, mask)
         if lengths is None:
-            return hidden[-1].clone()  # not the memory of all states
-        hidden = hidden if isinstance(hidden, Tensor) else torch.stack(tuple(hidden))
-        return hidden[lengths - 1, torch.arange(len(x), device=x.device)]
+            return self.last(x, timestamps, mask)
+        return self._checked(x, timestamps, mask)[torch.arange(len(x), device=x.device), lengths - 1]
 
     def forward(
         self,
@@ -128,7 +139,10 @@ class SequenceModel(nn.Module, ABC):
             raise ValueError("x holds NaN or infinity; say in `mask` what was not observed, or fill it in")
         if self.uses_timestamps and timestamps is not None:
             check_timestamps(timestamps.mT, torch.cat([torch.zeros_like(timestamps[:, :1]), timestamps[:, :-1]], 1).mT)
-        return self.encode(x, timestamps, channels, lengths)
+        features = self.encode(x, timestamps, channels, lengths)
+        if features.shape != (shape := (len(x), self.hidden_size)):
+            raise ValueError(f"{name}'s features must be (B, D) = {shape}, not {tuple(features.shape)}")
+        return features
 
 
 def gaps(timestamps: Tensor | None, like: Tensor) -> Tensor:

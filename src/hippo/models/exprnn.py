@@ -1,7 +1,7 @@
 """Orthogonal recurrence by the matrix exponential (Lezcano-Casado and Martínez-Rubio 2019, arXiv 1901.08428)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from hippo.kernels import cells
-from hippo.kernels.cells.modrelu import MODRELU_CELL
 from hippo.models.base import SequenceModel
 
 
@@ -52,9 +51,9 @@ class ExpRNN(SequenceModel):
         self.recurrent.weight.data = lower if base == "identity" else torch.zeros_like(lower)
         register_parametrization(self.recurrent, "weight", first if base == "identity" else Exponential(first(lower)))
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
         W: Any = self.recurrent.weight  # one matrix exponential a sequence
-        return cells.unroll(MODRELU_CELL, modrelu_steps, self.input(x.transpose(0, 1)), W, self.threshold)
+        return cells.modrelu(self.input(x.transpose(0, 1)), W, self.threshold).transpose(0, 1)
 
 
 class Exponential(nn.Module):
@@ -68,14 +67,3 @@ class Exponential(nn.Module):
         lower = X.tril(-1)
         W = torch.linalg.matrix_exp(lower - lower.mT)
         return W if self.base is None else self.base @ W
-
-
-def modrelu_steps(from_x: Tensor, weight: Tensor, threshold: Tensor) -> list[Tensor]:
-    """Return the states (B, D) from W_x x (L, B, D), W_h (D, D) and the threshold b (D,)."""
-    h = torch.zeros_like(from_x[0])
-    hidden = []
-    for z_x in from_x:
-        z = torch.addmm(z_x, h, weight.mT)
-        h = torch.sign(z) * torch.relu(z.abs() + threshold)
-        hidden.append(h)
-    return hidden

@@ -1,13 +1,11 @@
 """The Fourier recurrent unit (Zhang, Lin, Song and Dhillon 2018, arXiv 1803.06585)."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from hippo.kernels import cells
-from hippo.kernels.cells.fru import FRU_CELL
 from hippo.models.base import SequenceModel, positive, positive_time
 
 
@@ -54,8 +52,8 @@ class FRU(SequenceModel):
         self.statistic = nn.Linear(input_size + recurrent_size, statistics)
         self.read = nn.Linear(frequencies * statistics, hidden_size)
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
-        """Return the averages u (B, frequencies · statistics) after each step; `encode` reads them once, at the end."""
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Return the averages u (B, L, frequencies · statistics) after each step; `encode` reads them, at the end."""
         statistic_x, statistic_r = self.statistic.weight.split([self.input_size, self.recall.out_features], dim=1)
         from_x = nn.functional.linear(x.transpose(0, 1), statistic_x, self.statistic.bias)
         t = torch.arange(1, x.shape[1] + 1, dtype=torch.float64, device=x.device)
@@ -64,20 +62,7 @@ class FRU(SequenceModel):
         spaced = torch.logspace(*ends, count, dtype=single_at_least, device=x.device).to(t)
         turns = t.unsqueeze(1) * torch.cat([spaced.new_zeros(1), spaced])[: self.frequencies] / self.length
         waves = torch.cos(2 * math.pi * ((turns % 1).to(x) + self.phase)) / self.length
-        return cells.unroll(FRU_CELL, fru_steps, from_x, waves, self.recall.weight, self.recall.bias, statistic_r)
+        return cells.fru(from_x, waves, self.recall.weight, self.recall.bias, statistic_r).transpose(0, 1)
 
     def encode(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
         return torch.relu(self.read(super().encode(x, timestamps, mask, lengths)))
-
-
-def fru_steps(from_x: Tensor, waves: Tensor, recall: Tensor, bias: Tensor, statistic: Tensor) -> list[Tensor]:
-    """Return the averages u (B, F S) after each step, from W_x x + b (L, B, S), the waves (L, F), and the weights of r
-    (R, F S), its bias (R,), and the weights of φ (S, R)."""
-    u = from_x.new_zeros(from_x.shape[1], waves.shape[1], len(statistic))
-    averages = []
-    for z_x, wave in zip(from_x, waves, strict=True):
-        r = torch.relu(nn.functional.linear(u.flatten(1), recall, bias))
-        phi = torch.relu(torch.addmm(z_x, r, statistic.mT))
-        u = torch.addcmul(u, wave.unsqueeze(-1), phi.unsqueeze(1))
-        averages.append(u.flatten(1))
-    return averages

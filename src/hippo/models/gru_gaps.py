@@ -1,14 +1,11 @@
 """Gated recurrent units that are told how much time has passed."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from hippo.kernels import cells
-from hippo.kernels.cells.gru import GRU_CELL
 from hippo.models.base import SequenceModel, gaps, positive_time, with_mask
-from hippo.models.rnn import gru, gru_steps
+from hippo.models.rnn import GRULayer
 
 
 class GRUDt(SequenceModel):
@@ -29,11 +26,11 @@ class GRUDt(SequenceModel):
         super().__init__(input_size, hidden_size)
         positive_time(unit=unit)
         self.unit = unit
-        self.rnn = nn.GRU(2 * input_size + 1, hidden_size)
+        self.rnn = GRULayer(2 * input_size + 1, hidden_size)
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor] | Tensor:
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
         elapsed = gaps(timestamps, like=x).unsqueeze(-1) / self.unit
-        return gru(torch.cat([with_mask(x, mask), elapsed], dim=-1).transpose(0, 1), self.rnn)
+        return self.rnn(torch.cat([with_mask(x, mask), elapsed], dim=-1).transpose(0, 1))[0].transpose(0, 1)
 
 
 class GRUD(SequenceModel):
@@ -64,7 +61,7 @@ class GRUD(SequenceModel):
         self.hidden_decay = nn.Linear(input_size, hidden_size)
         self.cell = nn.GRUCell(2 * input_size, hidden_size)
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
         assert timestamps is not None
         mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         times = timestamps.to(torch.float64).unsqueeze(-1).expand_as(x)
@@ -79,4 +76,4 @@ class GRUD(SequenceModel):
         x = torch.where(mask, x, last * torch.exp(-torch.relu(weight * since + bias)))
         decay = torch.exp(-torch.relu(self.hidden_decay(since))).transpose(0, 1)
         from_x = nn.functional.linear(with_mask(x, mask).transpose(0, 1), self.cell.weight_ih, self.cell.bias_ih)
-        return cells.unroll(GRU_CELL, gru_steps, from_x, self.cell.weight_hh, self.cell.bias_hh, decay)
+        return cells.gru(from_x, self.cell.weight_hh, self.cell.bias_hh, decay).transpose(0, 1)

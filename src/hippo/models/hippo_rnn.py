@@ -1,17 +1,16 @@
 """The gated network around a HiPPO memory (Figure 2 of arXiv 2008.07669)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from hippo.kernels import cells
-from hippo.kernels.cells.lmu import LMU_CELL
-from hippo.kernels.gated import gated
+from hippo.kernels import gated as kernels
+from hippo.kernels.gated import naive
+from hippo.kernels.gated.steps import Step
 from hippo.measures import Measure
 from hippo.memory import HiPPO
 from hippo.models.base import SequenceModel
-from hippo.models.lmu import lmu_steps
 
 
 class HiPPORNN(SequenceModel):
@@ -57,44 +56,42 @@ class HiPPORNN(SequenceModel):
         for block in self.candidate.weight.split([self.input_size, self.memory.order], dim=1):
             nn.init.xavier_normal_(block)
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        hidden = self.states(x, timestamps)
+        return hidden.transpose(0, 1) if isinstance(hidden, Tensor) else torch.stack(tuple(hidden), dim=1)
+
+    def last(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        return self.states(x, timestamps)[-1].clone()  # the others are neither copied, nor do they get a gradient
+
+    def states(self, x: Tensor, timestamps: Tensor | None) -> Sequence[Tensor] | Tensor:
+        """Return the hidden states (B, D) after each step, by what serves best: see `hippo.kernels.gated`."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.write.weight)
-            read = torch.cat([self.gate.weight, self.candidate.weight])
-            bias = torch.cat([self.gate.bias, self.candidate.bias])
-            write_x, write_h = self.write.weight.split([self.input_size, self.hidden_size], dim=1)
-            inputs = x.transpose(0, 1)
-            written_x = nn.functional.linear(inputs, write_x, self.write.bias).squeeze(-1)
-            step = self.memory.transition(x) if timestamps is None else None
-            if step is not None and cells.serves(inputs, read, bias, written_x):
-                read_x, read_c = read.split([self.input_size, self.memory.order], dim=1)
-                from_x = nn.functional.linear(inputs, read_x, bias)
-                return cells.unroll(LMU_CELL, lmu_steps, from_x, written_x, None, read_c, *step, write_h[0], None)
-            operators = self.memory.operators(x.shape[1], timestamps, like=x)
-            if operators is None:
-                return self.step_by_step(x, timestamps)
-            return gated(inputs, read, bias, written_x, write_h[0], operators)
+            steps = self.memory.kernel_steps(x.shape[1], timestamps, like=x)
+            return kernels.gated(*self._inputs(x), steps, self._transitions(x, timestamps), owner=self)
+
+    @property
+    def route(self) -> str | None:
+        """What has served the latest forward pass: see `hippo.kernels.gated.route`."""
+        return kernels.route(self)
 
     def step_by_step(
         self, x: Tensor, timestamps: Tensor | None, gate: Callable[[Tensor], Tensor] = torch.sigmoid
     ) -> list[Tensor]:
-        """Return the hidden states (B, D) after each step as the equations have it: for samples that each have times of
-        their own, for gates g of another kind, and as the reference for `hippo.kernels.gated`."""
-        read = torch.cat([self.gate.weight, self.candidate.weight])
-        read_x, read_c = read.split([self.input_size, self.memory.order], dim=1)
-        write_x, write_h = self.write.weight.split([self.input_size, self.hidden_size], dim=1)
-        # What depends on the input alone is one product for all steps.
-        bias = torch.cat([self.gate.bias, self.candidate.bias])
-        from_x = nn.functional.linear(x.transpose(0, 1), read_x, bias)
-        written_x = nn.functional.linear(x.transpose(0, 1), write_x, self.write.bias).squeeze(-1)
+        """Return the hidden states (B, D) after each step as the equations have it: for gradients of any order, for
+        gates g of another kind, and as the reference for `states`."""
+        inputs, read, bias, written_x, write = self._inputs(x)
+        read_x, read_c = read.tensor_split([self.input_size], dim=1)
+        from_x = nn.functional.linear(inputs, read_x, bias)
+        return naive.gated(from_x, written_x, read_c, write, self._transitions(x, timestamps), gate)
 
-        h = x.new_zeros(len(x), self.hidden_size)
-        c = x.new_zeros(len(x), self.memory.order)
-        hidden = []
-        transitions = self.memory.transitions(x.shape[1], timestamps, since=None, like=c)
-        for u_x, z_x, transition in zip(written_x, from_x, transitions, strict=True):
-            c = transition(c, torch.addmv(u_x, h, write_h[0]))
-            g, candidate = torch.addmm(z_x, c, read_c.mT).chunk(2, dim=-1)
-            h = torch.lerp(h, torch.tanh(candidate), gate(g))
-            hidden.append(h)
-        return hidden
+    def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return x (L, B, C), read (2D, C + N), bias (2D,), written_x (L, B) and write (D,) for `kernels.gated`."""
+        read = torch.cat([self.gate.weight, self.candidate.weight])
+        bias = torch.cat([self.gate.bias, self.candidate.bias])
+        write_x, write_h = self.write.weight.tensor_split([self.input_size], dim=1)
+        inputs = x.transpose(0, 1)
+        return inputs, read, bias, nn.functional.linear(inputs, write_x, self.write.bias).squeeze(-1), write_h[0]
+
+    def _transitions(self, x: Tensor, timestamps: Tensor | None) -> Iterator[Step]:
+        return self.memory.transitions(x.shape[1], timestamps, since=None, like=x[..., 0])

@@ -1,7 +1,6 @@
 """The Legendre Memory Unit of Voelker, Kajić and Eliasmith (NeurIPS 2019)."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,8 +8,6 @@ from torch import Tensor, nn
 
 from hippo import discretize, measures
 from hippo.kernels import cells
-from hippo.kernels.cells.lmu import LMU_CELL
-from hippo.kernels.legs.naive import Transition
 from hippo.memory import HiPPO
 from hippo.models.base import SequenceModel
 
@@ -82,7 +79,7 @@ class LMU(SequenceModel):
         if self.gate is not None:
             nn.init.kaiming_normal_(self.gate.weight, nonlinearity="linear")
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # see HiPPORNN
             kernel_x, kernel_h, kernel_m = self.kernel_x, self.kernel_h, self.kernel_m
             if self.gate is not None:
@@ -91,10 +88,8 @@ class LMU(SequenceModel):
                 kernel_x, kernel_h, kernel_m = (torch.cat(pair) for pair in kernels)
             x = x.transpose(0, 1)
             from_x, written = nn.functional.linear(x, kernel_x), nn.functional.linear(x, self.write_x).squeeze(-1)
-            inputs = from_x, written, kernel_h, kernel_m, *self._transition(x), self.write_h[0], self.write_m[0]
-            if self.log_length is not None:  # a window that is learnt needs the gradients of the memory's matrices
-                return lmu_steps(*inputs)
-            return cells.unroll(LMU_CELL, lmu_steps, *inputs)
+            step, write = self._transition(x), (self.write_h[0], self.write_m[0])
+            return cells.lmu(from_x, written, kernel_h, kernel_m, *step, *write).transpose(0, 1)
 
     def _transition(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return Ā (N, N) and B̄ (N,)."""
@@ -104,32 +99,3 @@ class LMU(SequenceModel):
         A, B = (v.to(like.device) for v in measures.LMU(1.0).dynamics(self.memory.order))
         A, B = discretize.zoh(A, B, torch.exp(-self.log_length.double()))
         return A.to(like), B.to(like)
-
-
-def lmu_steps(
-    from_x: Tensor,
-    written: Tensor,
-    kernel_h: Tensor | None,
-    kernel_m: Tensor,
-    A: Tensor,
-    B: Tensor,
-    write_h: Tensor,
-    write_m: Tensor | None,
-) -> list[Tensor]:
-    """Return an LMU's states (B, D), from what x gives to h (L, B, D or, with a gate, 2D) and to the memory (L, B), the
-    kernels (D or 2D, ...), Ā, B̄, and the encoders (...,); None is 0."""
-    kernel_h = kernel_m.new_zeros(len(kernel_m), len(write_h)) if kernel_h is None else kernel_h
-    write_m = torch.zeros_like(B) if write_m is None else write_m
-    read, write, transition = torch.cat([kernel_h, kernel_m], 1), torch.cat([write_h, write_m]), Transition(A, B)
-    h, m = (from_x.new_zeros(from_x.shape[1], len(v)) for v in (write_h, write_m))
-    hidden = []
-    for z_x, u_x in zip(from_x, written, strict=True):
-        m = transition(m, torch.addmv(u_x, torch.cat([h, m], dim=1), write))
-        z = torch.addmm(z_x, torch.cat([h, m], dim=1), read.mT)
-        if len(read) == len(write_h):
-            h = torch.tanh(z)
-        else:
-            g, candidate = z.chunk(2, dim=-1)
-            h = torch.lerp(h, torch.tanh(candidate), torch.sigmoid(g))
-        hidden.append(h)
-    return hidden

@@ -1,7 +1,5 @@
 """A memory by itself: nothing is learnt, and what it holds is read back as mathematics has it."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -33,13 +31,11 @@ class Memory(SequenceModel):
         super().__init__(input_size, input_size * hidden_size)
         self.memory = HiPPO(measure, hidden_size, discretization)
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Sequence[Tensor]:
-        return self.memory(x, timestamps)[0].flatten(2).unbind(1)
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        return self.memory(x, timestamps)[0].flatten(2)
 
-    def encode(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
-        if lengths is None:
-            return self.memory.remember(x, timestamps).coefficients.flatten(1)
-        return super().encode(x, timestamps, mask, lengths)
+    def last(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        return self.memory.remember(x, timestamps).coefficients.flatten(1)
 
     def read_out(self, outputs: int) -> nn.Module:
         """Return what reads the signal back at equidistant times, from the beginning of the window to its end."""

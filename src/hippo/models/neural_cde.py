@@ -69,7 +69,7 @@ class NeuralCDE(SequenceModel):
         knots = torch.cat([times, x], dim=-1)
         self.evaluations = 0
         if length == 1:
-            return self.start(knots).transpose(0, 1)
+            return self.start(knots)
         coefficients = torchcde.hermite_cubic_coefficients_with_backward_differences(knots)
         path = torchcde.CubicSpline(coefficients)
         grid = torch.linspace(0, length - 1, (length - 1) * self.steps + 1, dtype=x.dtype, device=x.device)
@@ -81,7 +81,7 @@ class NeuralCDE(SequenceModel):
             path, field, self.start(knots[:, 0]), grid, self.adjoint, method=self.method, **options
         )
         self.evaluations = field.calls - 1  # torchcde tries the field once, to see its shapes
-        return z[:, :: self.steps].transpose(0, 1)
+        return z[:, :: self.steps]
 
 
 class Field(nn.Sequential):

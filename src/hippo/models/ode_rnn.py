@@ -6,8 +6,8 @@ import torch
 import torchdiffeq
 from torch import Tensor, nn
 
+from hippo.kernels import cells
 from hippo.models.base import SequenceModel, gaps, positive, positive_time, with_mask
-from hippo.models.rnn import gru_step
 
 
 class ODERNN(SequenceModel):
@@ -57,7 +57,7 @@ class ODERNN(SequenceModel):
         self.steps = steps
         self.adjoint = adjoint
 
-    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> list[Tensor]:
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
         grid = torch.linspace(0, 1, self.steps + 1, dtype=x.dtype, device=x.device)
         calls = 0
 
@@ -82,10 +82,10 @@ class ODERNN(SequenceModel):
         hidden = []
         elapsed = gaps(timestamps, like=from_x).mT.unsqueeze(-1) / self.unit
         for k, (z_x, gap) in enumerate(zip(from_x, elapsed, strict=True)):
-            h = gru_step(z_x, evolve(h, gap) if k else h, self.cell.weight_hh, self.cell.bias_hh)
+            h = cells.gru_step(z_x, evolve(h, gap) if k else h, self.cell.weight_hh, self.cell.bias_hh)
             hidden.append(h)
         self.evaluations = calls
-        return hidden
+        return torch.stack(hidden, dim=1)
 
 
 def check_method(method: str) -> None:

@@ -203,14 +203,23 @@ class _Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, state: Any, rate: float | Tensor, valid: Tensor | None) -> tuple[Tensor, Any]:
-        y, state = self.mixer(self.norm(x, valid) if self.prenorm else x, state, rate)
+        y = self.norm(x, valid) if self.prenorm else x
+        with torch.autocast(x.device.type, enabled=False):  # dynamics need the digits, and FFTs and complex numbers too
+            y, state = self.mixer(y.to(self.dtype), state, rate)
         y = x + self._after(y)
         return y if self.prenorm else self.norm(y, valid), state
 
     def step(self, x: Tensor, state: Any, rate: float | Tensor) -> tuple[Tensor, Any]:
-        y, state = self.mixer.step(self.norm(x) if self.prenorm else x, state, rate)
+        y = self.norm(x) if self.prenorm else x
+        with torch.autocast(x.device.type, enabled=False):
+            y, state = self.mixer.step(y.to(self.dtype), state, rate)
         y = x + self._after(y)
         return y if self.prenorm else self.norm(y), state
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights."""
+        return self.norm.norm.weight.dtype
 
     def _after(self, y: Tensor) -> Tensor:
         if self.mix is not None:

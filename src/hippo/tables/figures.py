@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from hippo.tables.statistics import summarize
-from hippo.tables.table import Cell, Table, over_sweep
+from hippo.tables.table import Cell, Table, along_curve
 
 
 def draw_shifts(table: Table, cells: list[Cell], found: Mapping[tuple[str, str], dict], path: Path) -> None:
-    """Draw each model's accuracy over the sweeps of a table's figure into an image file.
+    """Draw each model's accuracy along the curves of a table's figure into an image file.
 
     Lines are means over seeds. Where there are three or more, a band is the mean's 95 % interval; where there are
     fewer, each is a dot.
@@ -26,7 +26,7 @@ def draw_shifts(table: Table, cells: list[Cell], found: Mapping[tuple[str, str],
             records = [found[key] for run in runs[name, panel.column] if (key := (run.name, run.id)) in found]
             scores: dict[float, list[float]] = {}
             for record in records:
-                for value, score in over_sweep(record, panel.sweep).items():
+                for value, score in along_curve(record, panel.curve).items():
                     scores.setdefault(value, []).append(score)
             if not scores:
                 continue
@@ -47,7 +47,7 @@ def draw_shifts(table: Table, cells: list[Cell], found: Mapping[tuple[str, str],
                 for value, summary in zip(values, summaries, strict=True):
                     ax.plot([value] * len(summary.values), summary.values, ".", color=color, ms=3)
         ax.axvline(panel.trained, color="0.6", lw=0.8, ls=":", zorder=1)
-        if panel.sweep != "drop" and values:
+        if panel.curve != "drop" and values:
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(FixedLocator([v for v in values if v in (0.25, 0.5, 1, 2, 4)]))
             ax.xaxis.set_minor_locator(NullLocator())

@@ -72,21 +72,27 @@ def write_table(
     name: str, table: Table, cells: list[Cell], found: Mapping[tuple[str, str], dict], results: Path
 ) -> list[Path]:
     """Write `results`/tables/`name`.md, .tex and .csv, and .png where the table has a figure; return their paths."""
-    folder = results / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    by_reading = {reading: entries(table, cells, found, reading) for reading in table.readings}
-    written = {
-        "md": "\n".join(page(name, table, by_reading)) + "\n",
-        "tex": latex(table, by_reading["best"]),
-        "csv": as_csv(table, by_reading),
-    }
-    for suffix, content in written.items():
-        write_atomically(folder / f"{name}.{suffix}", content)
-    paths = [folder / f"{name}.{suffix}" for suffix in written]
+    (results / "tables").mkdir(parents=True, exist_ok=True)
+    texts = written(name, table, cells, found, results)
+    for path, content in texts.items():
+        write_atomically(path, content)
+    paths = list(texts)
     if table.figure:
-        paths.append(folder / f"{name}.png")
+        paths.append(results / "tables" / f"{name}.png")
         draw_shifts(table, cells, found, paths[-1])
     return paths
+
+
+def written(
+    name: str, table: Table, cells: list[Cell], found: Mapping[tuple[str, str], dict], results: Path
+) -> dict[Path, str]:
+    """Return the texts that `write_table` writes, by their paths."""
+    by_reading = {reading: entries(table, cells, found, reading) for reading in table.readings}
+    return {
+        results / "tables" / f"{name}.md": "\n".join(page(name, table, by_reading)) + "\n",
+        results / "tables" / f"{name}.tex": latex(table, by_reading["best"]),
+        results / "tables" / f"{name}.csv": as_csv(table, by_reading),
+    }
 
 
 def page(name: str, table: Table, by_reading: Mapping[str, Mapping[tuple[str, str], Entry]]) -> list[str]:
@@ -104,12 +110,19 @@ def page(name: str, table: Table, by_reading: Mapping[str, Mapping[tuple[str, st
 def legend(table: Table) -> list[str]:
     """Return the lines that say what the cells show, and the table's notes."""
     return [
-        f"In each cell: {quantities(table)}, the mean over seeds; its 95 % interval (Student's t) where there are",
-        "three seeds or more; the number of seeds; beneath,",
-        f"the figure of {table.source}, and {comparison(table)}. {MEANING}",
+        explanation(table),
         *[line for note in table.notes for line in ("", note)],
         *[line for row in table.rows.values() if row.note for line in ("", f"{row.label}: {row.note}")],
     ]
+
+
+def explanation(table: Table) -> str:
+    """Return what the cells of a table show, in sentences."""
+    return (
+        f"In each cell: {quantities(table)}, the mean over seeds; its 95 % interval (Student's t) where there are\n"
+        "three seeds or more; the number of seeds; beneath,\n"
+        f"the figure of {table.source}, and {comparison(table)}. {MEANING}"
+    )
 
 
 def quantities(table: Table) -> str:

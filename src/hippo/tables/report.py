@@ -12,7 +12,7 @@ from hippo.tables.charts import Chart, chart
 from hippo.tables.describe import hardware, link, result, what
 from hippo.tables.render import MARKS, MEANING, Entry, best, comparison, entries, interval, quantities
 from hippo.tables.statistics import Summary, summarize
-from hippo.tables.table import READINGS, Cell, Panel, Table, over_sweep, score
+from hippo.tables.table import READINGS, Cell, Panel, Table, along_curve, score
 from hippo.training.sweeps import Run
 
 Record = dict[str, Any]
@@ -43,7 +43,7 @@ class ShownCell(NamedTuple):
 
 
 class ShownPanel(NamedTuple):
-    """Accuracy against shift: a chart, if anything was swept; its values of x; by row, a summary at each."""
+    """Accuracy against shift: a chart, if its records have the curve; its values of x; by row, a summary at each."""
 
     spec: Panel
     chart: Chart | None
@@ -142,18 +142,20 @@ def learning_curves(runs: list[Record]) -> list[Chart]:
 
 def against_shift(panel: Panel, table: Table, shown: Mapping[tuple[str, str], ShownCell]) -> ShownPanel:
     """Return a panel of a table's figure: a line a row, with intervals, or dots where the seeds are too few."""
-    swept = {
+    curves = {
         row: [
-            (record, sweep) for record in shown[row, panel.column].records if (sweep := over_sweep(record, panel.sweep))
+            (record, curve)
+            for record in shown[row, panel.column].records
+            if (curve := along_curve(record, panel.curve))
         ]
         for row in table.rows
     }
-    values = sorted({value for runs in swept.values() for _, sweep in runs for value in sweep})
+    values = sorted({value for runs in curves.values() for _, curve in runs for value in curve})
     rows = {}
-    for row, runs in swept.items():
-        scores = {value: [sweep[value] for _, sweep in runs if value in sweep] for value in values}
+    for row, runs in curves.items():
+        scores = {value: [curve[value] for _, curve in runs if value in curve] for value in values}
         rows[row] = {value: summarize(some) for value, some in scores.items() if some}
-    log = panel.sweep != "drop"
+    log = panel.curve != "drop"
     marked = tuple(value for value in values if value in (0.25, 0.5, 1, 2, 4)) if log else ()
     x = [*values, panel.trained] if values else []
     drawn = chart(panel.title, panel.axis, "test accuracy, %", x, (0, 100), logx=log, at=marked, size=(360, 260))
@@ -166,8 +168,8 @@ def against_shift(panel: Panel, table: Table, shown: Mapping[tuple[str, str], Sh
             if bounds and len(bounds) == len(rows[row]):
                 drawn.band(bounds, style)
                 continue
-            for record, sweep in swept[row]:
-                for value, score in sweep.items():
+            for record, curve in curves[row]:
+                for value, score in curve.items():
                     text = f"{spec.label}, seed {record['seed']}: {score:.1f} % at {value:g}"
                     drawn.dot(value, score, style, text, link(record))
     return ShownPanel(panel, drawn, values, rows)

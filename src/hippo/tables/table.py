@@ -98,20 +98,20 @@ class Row(_Strict):
 
 
 class Panel(_Strict):
-    """A panel of the table's figure: accuracy over a sweep.
+    """A panel of the table's figure: accuracy along a curve of the dataset.
 
     Attributes:
         title: Its heading.
-        axis: What is swept, in words.
+        axis: What changes along it, in words.
         column: Of which column's runs.
-        sweep: Which sweep of the dataset.
+        curve: What changes along it, as the dataset calls it: rate, time_scale or drop.
         trained: Where on the axis the models were trained.
     """
 
     title: str
     axis: str
     column: str
-    sweep: str
+    curve: str
     trained: float
 
 
@@ -213,13 +213,13 @@ def cells(table: Table, configs: Path) -> Iterator[Cell]:
                     _among(dataset.get("shifts"), column.shift, f"columns.{column_name}.shift")
                 for number, panel in enumerate(table.figure):
                     if panel.column == column_name:
-                        _among(dataset.get("sweep"), panel.sweep, f"figure.{number}.sweep")
+                        _among(dataset.get("curve"), panel.curve, f"figure.{number}.curve")
                 seeds = table.seeds if row.seeds is None else row.seeds
                 yield Cell(row_name, column_name, [first(overrides).with_seed(seed) for seed in seeds])
 
 
 def _among(choices: Collection[str] | None, name: str, where: str) -> None:
-    """Raise ConfigError if the runs of a column lack the shift or the sweep that its table names."""
+    """Raise ConfigError if the runs of a column lack the shift or the curve that its table names."""
     if choices is None or name in choices:  # None: a dataset of another kind, whose records tell
         return
     known = did_you_mean(name, choices) or (f"; choose from {', '.join(choices)}" if choices else "; they have none")
@@ -260,6 +260,6 @@ def score(record: dict[str, Any], column: Column, reading: str = "best") -> floa
     return 100 * value if column.metric == "accuracy" and value is not None else value
 
 
-def over_sweep(record: dict[str, Any], kind: str) -> dict[float, float]:
-    """Return the test accuracy, in per cent, at each value of a sweep; nothing if the record has not the sweep."""
-    return {point["value"]: 100 * point["accuracy"] for point in record.get("sweep", []) if point["kind"] == kind}
+def along_curve(record: dict[str, Any], kind: str) -> dict[float, float]:
+    """Return the test accuracy, in per cent, at each value of a curve; nothing if the record has not the curve."""
+    return {point["value"]: 100 * point["accuracy"] for point in record.get("curve", []) if point["kind"] == kind}

@@ -30,7 +30,7 @@ def evaluate(
 
     Returns:
         The metrics of each reading; of the first one also the confusion matrix (true class × predicted class) where
-        there are classes, and the curve of metrics over a growing shift (in a record: "sweep") where there is one.
+        there are classes, and the curve of metrics over a growing shift where there is one.
 
     Raises:
         ConfigError: If a checkpoint is damaged, or not of the epoch that it should be of.
@@ -78,8 +78,8 @@ def evaluate(
         if epoch["epoch"] not in tested:
             tested[epoch["epoch"]] = read(folder / f"{reading}.ckpt", epoch)
             if reading == "best" and data.splits.curve:
-                results["sweep"] = [
-                    {"kind": point.kind, "value": point.value} | test(point.test, f"sweep_{point.kind}/{point.value:g}")
+                results["curve"] = [
+                    {"kind": point.kind, "value": point.value} | test(point.test, f"curve_{point.kind}/{point.value:g}")
                     for point in data.splits.curve
                 ]
         readings[reading] = tested[epoch["epoch"]]

@@ -18,7 +18,7 @@ import torch
 from hippo.errors import UserError
 from hippo.files import write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
 NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force", "window"}
 _LATER = {"scheduler"}  # keys younger than the first records: where they say nothing, they are not there
 # Settings of models that records made before them lack, by class, with the value that those records stand for. A
@@ -67,6 +67,8 @@ def config_hash(config: dict[str, Any]) -> str:
         case {"model": {"_target_": str(target), **settings}} if target in ADDED:
             own = {key: value for key, value in settings.items() if (key, value) not in ADDED[target].items()}
             kept["model"] = {"_target_": target} | own
+    if "curve" in kept.get("dataset", {}):  # called a sweep in the first records, whose hashes stay
+        kept["dataset"] = _renamed(kept["dataset"], "curve", "sweep")
     canonical = json.dumps(_canonical(kept), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
@@ -104,21 +106,37 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a record. Settings that there were not yet when it was made are filled in, see `ADDED`.
+    """Read a record, one of an earlier schema in the form of today's. Settings that there were not yet when it was made
+    are filled in, see `ADDED`.
 
     Raises:
-        RecordError: If the file is not a record of this schema; the message names it.
+        RecordError: If the file is not a record of this schema or an earlier one; the message names it.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RecordError(f"{path} is not a record: {error}. Delete it to run again.") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or "metrics" not in record:
-        raise RecordError(f"{path} is not a record of schema {SCHEMA}. Delete it to run again.")
+    if not isinstance(record, dict) or record.get("schema") not in (1, SCHEMA) or "metrics" not in record:
+        raise RecordError(f"{path} is not a record of schema {SCHEMA} or 1. Delete it to run again.")
+    return _migrated(record)
+
+
+def _migrated(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of schema 1, which called a curve a sweep, as one of today's."""
+    if record["schema"] == 1:
+        record = _renamed(record, "sweep", "curve") | {"schema": SCHEMA}
+        config = record.get("config", {})
+        if "sweep" in config.get("dataset", {}):
+            record["config"] = config | {"dataset": _renamed(config["dataset"], "sweep", "curve")}
     match record.get("config"):
         case {"model": {"_target_": str(target)}}:
             record["config"]["model"] = ADDED.get(target, {}) | record["config"]["model"]
     return record
+
+
+def _renamed(values: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """Return the same dictionary, in its order, with one key renamed."""
+    return {new if key == old else key: value for key, value in values.items()}
 
 
 def provenance() -> dict[str, Any]:

@@ -182,7 +182,7 @@ def side_by_side(
     """
     waiting = list(dict.fromkeys(runs))
     slots = share_out(jobs, len(waiting))
-    total, threads = sum(run.epochs for run in waiting), max(1, _cores() // len(slots))
+    total, threads = sum(run.epochs for run in waiting), max(1, cores() // len(slots))
     failures: dict[Run, str] = {}
     children: dict[int, _Child] = {}
     interval = 1 if sys.stderr.isatty() else 60
@@ -273,7 +273,8 @@ class _Child:
         return f"{why} (log: {self.run.folder / 'log.txt'})"
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -287,7 +288,7 @@ def share_out(jobs: int | None, runs: int) -> dict[int, dict[str, str]]:
     count = torch.cuda.device_count()
     every = ",".join(map(str, range(count)))
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")[:count]
-    jobs = min(jobs or len(gpus) or _cores(), max(runs, 1))
+    jobs = min(jobs or len(gpus) or cores(), max(runs, 1))
     return {i: {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(jobs)}
 
 

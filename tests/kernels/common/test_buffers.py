@@ -6,42 +6,42 @@ import threading
 import pytest
 import torch
 
-from hippo.kernels.common import buffers as room
+from hippo.kernels.common import buffers
 from hippo.models import HiPPORNN
 
 
 @pytest.fixture(autouse=True)
 def nothing_spare():
     gc.collect()
-    room._spare.clear()
+    buffers._spare.clear()
 
 
 def test_what_is_let_go_is_given_out_again_and_nothing_else():
     like = torch.zeros(0, dtype=torch.float64)
-    first = room.empty(1000, like)
+    first = buffers.empty(1000, like)
     address, part = first.data_ptr(), first[10:20]
     assert (first.shape, first.dtype) == ((1000,), torch.float64)
     del first
-    assert room.empty(1000, like).data_ptr() != address  # a view holds it
+    assert buffers.empty(1000, like).data_ptr() != address  # a view holds it
     part.fill_(3.0)
     del part
-    room._spare.pop(next(i for i, block in room._spare.items() if block.data_ptr() != address))
-    assert room.empty(1000, like.float()).data_ptr() != address  # of another dtype
-    room._spare.pop(next(i for i, block in room._spare.items() if block.data_ptr() != address))
-    assert room.empty(400, like).data_ptr() != address  # less than half of it
-    assert room.empty(1001, like).data_ptr() != address
-    assert room.empty(600, like).data_ptr() == address
+    buffers._spare.pop(next(i for i, block in buffers._spare.items() if block.data_ptr() != address))
+    assert buffers.empty(1000, like.float()).data_ptr() != address  # of another dtype
+    buffers._spare.pop(next(i for i, block in buffers._spare.items() if block.data_ptr() != address))
+    assert buffers.empty(400, like).data_ptr() != address  # less than half of it
+    assert buffers.empty(1001, like).data_ptr() != address
+    assert buffers.empty(600, like).data_ptr() == address
 
 
 def test_blocks_may_come_back_while_others_are_looked_for():
     for _ in range(200):
-        cycle = [room.empty(64, torch.zeros(0))]
+        cycle = [buffers.empty(64, torch.zeros(0))]
         cycle.append(cycle)  # type: ignore[arg-type]
         del cycle
-        held = [room.empty(64, torch.zeros(0)) for _ in range(5)]
+        held = [buffers.empty(64, torch.zeros(0)) for _ in range(5)]
         gc.set_threshold(1)
         try:
-            room.empty(64, torch.zeros(0))
+            buffers.empty(64, torch.zeros(0))
         finally:
             gc.set_threshold(700, 10, 10)
         del held
@@ -49,13 +49,13 @@ def test_blocks_may_come_back_while_others_are_looked_for():
 
 def test_a_default_device_does_not_matter():
     with torch.device("meta"):
-        assert room.empty(5, torch.zeros(0, device="cpu")).device.type == "cpu"
+        assert buffers.empty(5, torch.zeros(0, device="cpu")).device.type == "cpu"
 
 
 def test_few_blocks_are_kept():
-    held = [room.empty(100, torch.zeros(0)) for _ in range(9)]
+    held = [buffers.empty(100, torch.zeros(0)) for _ in range(9)]
     del held
-    assert len(room._spare) == room._KEPT
+    assert len(buffers._spare) == buffers._KEPT
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -98,9 +98,9 @@ def test_threads_do_not_share_it():
 
 
 def test_other_tensors_get_what_they_are():
-    assert room.empty(5, torch.zeros(0, device="meta")).device.type == "meta"
+    assert buffers.empty(5, torch.zeros(0, device="meta")).device.type == "meta"
     with torch.inference_mode():
-        inside = room.empty(50, torch.zeros(0))
+        inside = buffers.empty(50, torch.zeros(0))
     del inside
-    again = room.empty(50, torch.zeros(0)).requires_grad_()
+    again = buffers.empty(50, torch.zeros(0)).requires_grad_()
     assert not again.is_inference()

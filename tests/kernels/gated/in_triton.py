@@ -5,25 +5,18 @@ import os
 import pytest
 import torch
 
-from hippo.kernels import gated
-from hippo.kernels.gated import steps as gates
-from hippo.kernels.legs import gpu as scan
-from hippo.kernels.legs.gpu import Scan
+from hippo import measures
+from hippo.kernels.common import gpus
+from hippo.kernels.gated import gpu as gated_gpu
+from hippo.kernels.legs import gpu as legs_gpu
 from hippo.kernels.legs.naive import legs_step
 from hippo.models import HiPPORNN
+from tests.kernels.gated import plain
 
 INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
-LARGE = [] if INTERPRETED else [(512, 1024, 100), (1000, 1024, 100), (2049, 1024, 33)]
-
-
-@pytest.fixture
-def kernels(monkeypatch):
-    """The kernels, chosen on this device whatever it is."""
-    from hippo.kernels.gated import gpu as fused
-
-    monkeypatch.setattr(scan, "kernels", lambda tensor: fused)
-    return fused
+LARGE: list = [] if INTERPRETED else [(512, 1024, 100, 1), (1000, 1024, 100, 2), (2049, 1024, 33, 1)]
+pytestmark = pytest.mark.filterwarnings("ignore:no CUDA graph" if INTERPRETED else "error::RuntimeWarning")
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
@@ -31,94 +24,137 @@ def numbers(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> t
 
 
 def samples(order: int, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Coefficients and a gradient (N, B), input and steps (B,), one of them 0."""
+    """Coefficients and a gradient (B, N), input and steps (B,), one of them 0."""
     step = numbers(batch, seed=3).sigmoid()
     if batch > 2:
         step[2] = 0
-    return numbers(order, batch), numbers(order, batch, seed=1), numbers(batch, seed=2), step
+    return numbers(batch, order), numbers(batch, order, seed=1), numbers(batch, seed=2), step
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
-@pytest.mark.parametrize(("order", "rows", "batch"), [(1, 1024, 6), (19, 1024, 6), (19, 8, 5), (16, 8, 1), *LARGE])
-def test_a_scan_is_the_sweep_and_so_are_its_gradients(order, rows, batch, alpha, kernels, monkeypatch):
-    monkeypatch.setattr(kernels, "ROWS", rows)  # more orders than rows are taken block by block
+@pytest.mark.parametrize(("order", "rows", "batch", "columns"), [(1, 1024, 6, 1), (19, 8, 5, 1), (16, 8, 5, 4), *LARGE])
+def test_a_step_is_that_of_the_equations_and_so_are_its_gradients(order, rows, batch, columns, alpha, monkeypatch):
+    monkeypatch.setattr(legs_gpu, "ROWS", rows)  # more orders than rows are taken block by block
+    monkeypatch.setattr(legs_gpu, "COLUMNS", columns)
     c, weight, f, step = samples(order, batch)
     step = step if alpha >= 0.5 else step / order  # the explicit side amplifies longer steps
-    given = [v.clone().requires_grad_() for v in (c, f)]
-    expected = legs_step(given[0].mT, given[1], step, alpha).mT
-    gradients = torch.autograd.grad((expected * weight).sum(), given)
-    operator, entering = Scan(order, step, alpha), f.clone().unsqueeze(0)
-    got = torch.empty_like(c) if batch == 5 else c.new_empty(batch, order + 3)[:, :order].mT  # of any strides
-    operator.forward(c, entering, got)
+    leaves = [v.clone().requires_grad_() for v in (c, f)]
+    expected = legs_step(*leaves, step, alpha)
+    gradients = torch.autograd.grad((expected * weight).sum(), leaves)
+    got = c.new_empty(batch, order + 3)[:, :order] if batch == 5 else c.clone()  # rows apart, or in place
+    legs_gpu.advance(c if batch == 5 else got, step, f, alpha, got)
     assert (got - expected).abs().max() <= 1e-10
-    assert torch.equal(got[:, step == 0], c[:, step == 0])
-    before = torch.empty_like(c)
-    operator.backward(weight, entering, before)
+    assert torch.equal(got[step == 0], c[step == 0])
+    before, grad_f = weight.clone(), torch.empty_like(f)
+    legs_gpu.retreat(before, step, grad_f, alpha, before)
     assert (before - gradients[0]).abs().max() <= 1e-10
-    assert (entering[-1] - gradients[1]).abs().max() <= 1e-10
-    assert torch.equal(before[:, step == 0], weight[:, step == 0])
+    assert (grad_f - gradients[1]).abs().max() <= 1e-10
+    assert torch.equal(before[step == 0], weight[step == 0])
 
 
-def test_as_many_orders_as_two_blocks_hold(kernels, monkeypatch):
-    monkeypatch.setattr(kernels, "COLUMNS", 1)
-    c, weight, f, step = samples(2048, 1)
-    got, before, entering = torch.empty_like(c), torch.empty_like(c), f.clone().unsqueeze(0)
-    Scan(2048, step, 0.5).forward(c, entering, got)
-    assert (got - legs_step(c.mT, f, step).mT).abs().max() <= 1e-10
-    Scan(2048, step, 0.5).backward(weight, entering, before)
-    moved = (weight * (got - legs_step(torch.zeros_like(c).mT, f, step).mT)).sum()  # the part linear in c
-    torch.testing.assert_close((before * c).sum(), moved, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(entering[-1], weight[0] - before[0], rtol=1e-10, atol=1e-10)
-
-
-def test_in_single_precision_a_scan_rounds_like_the_sweep(kernels):
+def test_in_single_precision_a_step_rounds_like_the_equations():
     c, weight, f, step = (v.float() for v in samples(100, 5))
-    got, before, entering = torch.empty_like(c), torch.empty_like(c), f.clone().unsqueeze(0)
-    Scan(100, step, 0.5).forward(c, entering, got)
-    Scan(100, step, 0.5).backward(weight, entering, before)
-    given = [v.double().requires_grad_() for v in (c, f)]
-    exact = legs_step(given[0].mT, given[1], step.double()).mT
-    gradients = torch.autograd.grad((exact * weight).sum(), given)
-    for one, truth in [(got, exact), (before, gradients[0]), (entering[-1], gradients[1])]:
+    got, before, grad_f = torch.empty_like(c), torch.empty_like(c), torch.empty_like(f)
+    legs_gpu.advance(c, step, f, 0.5, got)
+    legs_gpu.retreat(weight, step, grad_f, 0.5, before)
+    leaves = [v.double().requires_grad_() for v in (c, f)]
+    exact = legs_step(*leaves, step.double())
+    gradients = torch.autograd.grad((exact * weight).sum(), leaves)
+    for one, truth in [(got, exact), (before, gradients[0]), (grad_f, gradients[1])]:
         assert (one - truth).abs().max() <= 3e-6 * truth.abs().max()
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_what_enters_is_that_of_tensor_operations(channels, kernels):
-    x, h, written, write = numbers(channels, 6).mT, numbers(6, 37, seed=1), numbers(6, seed=2), numbers(37, seed=3)
-    (u, seen), (expected, copied) = ((torch.empty_like(written), numbers(6, 9)[:, 5:][:, :channels]) for _ in range(2))
-    kernels.enter(x, h, written, write, u, seen)
-    gates.enter(x, h, written, write, expected, copied)
-    torch.testing.assert_close(u, expected, rtol=0, atol=1e-13)
-    assert torch.equal(seen, copied)
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize(("order", "rows", "length", "batch"), [(1, 1024, 1, 1), (7, 1024, 3, 2), (7, 4, 3, 2)])
+def test_a_sequence_is_its_steps_and_so_are_gradients_of_any_order(order, rows, length, batch, every, monkeypatch):
+    monkeypatch.setattr(legs_gpu, "ROWS", rows)
+    c, f, step = numbers(order, batch).mT, numbers(length, batch, seed=1).mT, numbers(length, batch, seed=2).sigmoid()
+    step[length // 2, batch // 2] = 0
+    leaves = [v.requires_grad_() for v in (c, f)]
+    state, states = c, []
+    for t in range(length):
+        state = legs_step(state, f[:, t], step[t], 0.5)
+        states.append(state)
+    expected = torch.stack(states, 1) if every else state
+    got = legs_gpu.sequence(c, f, step, 0.5, every)
+    weight = numbers(*expected.shape, seed=3)
+    found = []
+    for result in (got, expected):
+        first = torch.autograd.grad((result.square() * weight).sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(v.square().sum() for v in first), leaves)
+        found.append([result, *first, *second])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-def test_a_gate_is_that_of_tensor_operations(kernels):
-    h, z = numbers(7, 150), 3 * numbers(7, 300, seed=1)
-    z[:2, 0] = torch.tensor([900.0, -900.0])
-    z[:2, 150] = torch.tensor([900.0, -900.0])
-    (got, after), (expected, plain) = ((torch.empty_like(h), z.clone()) for _ in range(2))
-    kernels.gate(after, h, got)
-    gates.gate(plain, h, expected)
-    torch.testing.assert_close(after, plain, rtol=0, atol=1e-14)
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-14)
+def test_a_state_is_that_of_tensor_operations(monkeypatch):
+    monkeypatch.setattr(gated_gpu, "_BLOCK", 64)  # several for a sample
+    h, z, write, written = numbers(7, 150), 3 * numbers(7, 300, seed=1), numbers(150, seed=2), numbers(7, seed=3)
+    z[:2, 0] = z[:2, 150] = torch.tensor([900.0, -900.0])
+    z[2, 0] = z[2, 150] = torch.nan
+    found = []
+    for update_state in (gated_gpu.update_state, plain.update_state):
+        gates, after, u = z.clone(), torch.empty_like(h), torch.empty_like(written)
+        update_state(gates, h, write, written, after, u)
+        found.append((gates, after, u))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-13, equal_nan=True)
 
 
-@pytest.mark.parametrize("u", [None, numbers(7, seed=4)], ids=["last", "written"])
-@pytest.mark.parametrize("grad", [None, numbers(90, 7, seed=5).mT], ids=["", "read"])
-def test_a_gate_s_adjoint_is_that_of_tensor_operations(u, grad, kernels):
-    h, values, write, grad_h = numbers(7, 90), numbers(7, 180, seed=1).sigmoid(), numbers(90, seed=2), numbers(7, 90)
-    (got, got_z), (expected, expected_z) = ((grad_h.clone(), torch.empty_like(values)) for _ in range(2))
-    kernels.gate_adjoint(values, h, write, u, grad, got, got_z)
-    gates.gate_adjoint(values, h, write, u, grad, expected, expected_z)
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
-    torch.testing.assert_close(got_z, expected_z, rtol=0, atol=1e-13)
+def test_a_state_s_adjoint_is_that_of_tensor_operations():
+    h, gates, write = numbers(7, 90), numbers(7, 180, seed=1).sigmoid(), numbers(90, seed=2)
+    grad_h, grad, grad_u = numbers(7, 90, seed=3), numbers(7, 90, seed=4), numbers(7, seed=5)
+    found = []
+    for adjoint in (gated_gpu.update_state_adjoint, plain.update_state_adjoint):
+        total, grad_z = grad_h.clone(), torch.empty_like(gates)
+        adjoint(gates, h, write, grad_u, grad, total, grad_z)
+        found.append((total, grad_z))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_small_states_keep_their_digits(dtype):
+    """From h = 0 with an open gate the state is tanh(z), to 4 units in the last place at every size."""
+    z = torch.logspace(-8, 1, 2001, dtype=torch.float64).to(dtype).to(DEVICE)
+    z = torch.cat([z, torch.tensor([0.3499999, 0.35, 0.3500001, 1e-30], dtype=dtype, device=DEVICE)])
+    z = torch.cat([z, -z])
+    zero, none = torch.zeros(1, len(z), dtype=dtype, device=DEVICE), torch.zeros(1, dtype=dtype, device=DEVICE)
+    gates, state = torch.cat([zero + 200, z.unsqueeze(0)], 1), torch.empty_like(zero)
+    gated_gpu.update_state(gates, zero, zero[0], none, state, torch.empty_like(none))
+    exact = z.double().tanh()
+    assert ((state[0].double() - exact) / exact).abs().max() <= 4 * torch.finfo(dtype).eps
+
+
+def test_what_would_be_read_wrongly_is_refused():
+    c, u, step = numbers(7, 5), numbers(7), numbers(7).sigmoid()
+    for coefficients, steps, inputs in [
+        (c.float(), step, u),
+        (c, step.float(), u),
+        (c, step[:6], u),
+        (c[:, :4], step, u),
+        (c, numbers(7, 2)[:, 0], u),
+        (c, step, numbers(7, 2)[:, 0]),
+    ]:
+        for run in (legs_gpu.advance, legs_gpu.retreat):
+            with pytest.raises(ValueError, match=r"contiguous|of one dtype"):
+                run(coefficients, steps, inputs, 0.5, torch.empty_like(c))
+    z, h, write = numbers(7, 10), numbers(7, 5), numbers(5)
+    with pytest.raises(ValueError, match="contiguous"):
+        gated_gpu.update_state(z, numbers(5, 7).mT, write, u, torch.empty_like(h), u)
+    with pytest.raises(ValueError, match="contiguous"):
+        gated_gpu.update_state_adjoint(z, h, write, u, numbers(5, 7).mT, h, z)
 
 
 @pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("memory", [{}, {"memory_order": 20, "discretization": 0.3}], ids=str)
-def test_the_network_with_them_is_the_loop_and_so_is_every_gradient(memory, own, kernels, monkeypatch):
-    monkeypatch.setattr(gated, "_span", lambda like: 4)  # the last products are of fewer steps
+@pytest.mark.parametrize(
+    "memory",
+    [{}, {"memory_order": 20, "discretization": 0.3}, {"measure": measures.LegT(20.0), "discretization": "zoh"}],
+    ids=str,
+)
+def test_the_network_with_them_is_the_equations_and_so_is_every_gradient(memory, own, monkeypatch):
+    monkeypatch.setattr(gpus, "serves", lambda *_: True)
+    monkeypatch.setattr(gated_gpu, "STEPS", 4)  # the last chunk is not full
     torch.manual_seed(0)
     model = HiPPORNN(3, 9, **memory).double().to(DEVICE)
     x, weight = numbers(3, 7, 3).requires_grad_(), numbers(7, 3, 9, seed=1)
@@ -126,13 +162,12 @@ def test_the_network_with_them_is_the_loop_and_so_is_every_gradient(memory, own,
     if timestamps is not None:
         timestamps[1, 4:] = timestamps[1, 3]  # ends there
         timestamps[2, :3] = 0.0  # begins at zero, and stays
-    operators = model.memory.operators(7, timestamps, like=x)
-    assert operators is not None
-    assert isinstance(operators[-1], Scan)
     results = []
-    for function in (lambda *given: model.unroll(*given, None), model.step_by_step):
+    for function in (model.states, model.step_by_step):
         hidden = torch.stack(tuple(function(x, timestamps)))
         some = (hidden * weight)[[1, 2, 6]].sum()  # gradients reach some of the states only
         results.append([hidden, *torch.autograd.grad(some, [x, *model.parameters()])])
     for one, reference in zip(*results, strict=True):
         assert (one - reference).abs().max() <= 1e-10 * reference.abs().max()
+    expected = "gpu: kernel by kernel" if INTERPRETED else "gpu: graphs"
+    assert model.route == ("naive" if own and "measure" in memory else expected)

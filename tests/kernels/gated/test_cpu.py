@@ -1,5 +1,4 @@
-"""The compiled loop over a whole sequence, in several threads, against the loops that it replaces. test_gated.py has it
-in one."""
+"""The compiled loop over a whole sequence, in several threads, against the equations; in one it is in test_gated.py."""
 
 import subprocess
 import sys
@@ -8,9 +7,8 @@ import pytest
 import torch
 import torch.utils.checkpoint
 
-from hippo.kernels.common import compile as jit
 from hippo.kernels.common import products
-from hippo.kernels.gated import cpu as loop
+from hippo.kernels.gated import cpu
 from hippo.models import HiPPORNN
 
 pytest.importorskip("numba")
@@ -31,7 +29,7 @@ def build(dtype: torch.dtype = torch.float64, order: int = 40) -> tuple[HiPPORNN
 
 
 def states_and_gradients(model, x, timestamps=None, steps=slice(None)) -> list[torch.Tensor]:
-    states = model.unroll(x, timestamps, None)
+    states = model.states(x, timestamps)
     hidden = torch.stack(tuple(states))
     weight = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x)
     chosen = range(len(states))[steps] if isinstance(steps, slice) else steps
@@ -43,20 +41,20 @@ def states_and_gradients(model, x, timestamps=None, steps=slice(None)) -> list[t
 def used(monkeypatch):
     """The number of threads in each call."""
     calls = []
-    forward = loop.forward
-    monkeypatch.setattr(loop, "forward", lambda *args: calls.append(forward(*args)) or calls[-1])
+    threads = products.threads
+    monkeypatch.setattr(products, "threads", lambda batch: calls.append(threads(batch)) or calls[-1])
     return calls
 
 
 @pytest.mark.parametrize("steps", [slice(None), [3, 4, 7, 8, 20, 33], [36], [0]], ids=["all", "some", "last", "first"])
 @pytest.mark.parametrize("timed", [False, True])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-13), (torch.float32, 5e-6)])
-def test_it_is_the_other_loop_and_so_is_every_gradient(steps, timed, dtype, bound, used, monkeypatch):
+def test_it_is_the_equations_and_so_is_every_gradient(steps, timed, dtype, bound, used, monkeypatch):
     model, x = build(dtype)
     timestamps = torch.rand(50, 37, dtype=torch.float64).cumsum(1) if timed else None
     got = states_and_gradients(model, x, timestamps, steps)
     assert used == [3]
-    monkeypatch.setattr(loop, "serves", lambda *_: False)
+    monkeypatch.setattr(cpu, "serves", lambda *_: False)
     for one, other in zip(got, states_and_gradients(model, x, timestamps, steps), strict=True):
         assert (one - other).abs().max() <= bound * other.abs().max()
     assert len(used) == 1
@@ -66,7 +64,7 @@ def test_it_is_the_other_loop_and_so_is_every_gradient(steps, timed, dtype, boun
 def test_odd_sizes(order, length, monkeypatch):
     model, x = build(order=order)
     got = states_and_gradients(model, x[:33, :length])
-    monkeypatch.setattr(loop, "serves", lambda *_: False)
+    monkeypatch.setattr(cpu, "serves", lambda *_: False)
     for one, other in zip(got, states_and_gradients(model, x[:33, :length]), strict=True):
         assert (one - other).abs().max() <= 1e-13 * other.abs().max()
 
@@ -98,8 +96,7 @@ def test_gates_saturate_and_what_is_not_a_number_stays_so(dtype):
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=4 * torch.finfo(dtype).eps, equal_nan=True)
 
 
-@pytest.mark.parametrize("openmp", [lambda: None, lambda: (lambda region, *_: region(None), lambda: 0)])
-def test_where_no_thread_can_be_had_the_calling_one_does_it(openmp, monkeypatch):
+def test_where_no_thread_can_be_had_the_calling_one_does_it(monkeypatch):
     model, x = build()
     expected = states_and_gradients(model, x)
 
@@ -107,8 +104,7 @@ def test_where_no_thread_can_be_had_the_calling_one_does_it(openmp, monkeypatch)
         def submit(self, *_):
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(jit, "_openmp", openmp)
-    monkeypatch.setattr(jit, "_pool", lambda *_: Full())
+    monkeypatch.setattr("hippo.kernels.common.threads._pool", lambda *_: Full())
     for one, other in zip(states_and_gradients(model, x), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
@@ -145,9 +141,23 @@ def test_small_states_are_as_precise_as_large_ones(dtype):
     with torch.no_grad():
         for weight in model.candidate.parameters():
             weight.mul_(1e-7)
-    got = torch.stack(tuple(model.unroll(x, None, None)))
+    got = torch.stack(tuple(model.states(x, None)))
     exact = torch.stack(model.double().step_by_step(x.double(), None))
     assert (got - exact).abs().max() <= 20 * torch.finfo(dtype).eps * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_tanh_of_a_small_number_keeps_its_digits(dtype):
+    """With an open gate the first state is the candidate, tanh(z), at every size of z."""
+    z = torch.cat([sign * torch.logspace(-8, 1, 1000, dtype=torch.float64) for sign in (1, -1)]).to(dtype)
+    model = HiPPORNN(1, len(z), memory_order=1).to(dtype)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+        model.gate.bias.fill_(200)
+        model.candidate.bias.copy_(z)
+    got, exact = model(torch.zeros(1, 1, 1, dtype=dtype))[0].detach().double(), z.double().tanh()
+    assert ((got - exact) / exact).abs().max() <= 4 * torch.finfo(dtype).eps
 
 
 def test_a_fork_has_threads_of_its_own():
@@ -166,7 +176,7 @@ else:
     assert done.stdout == "0\n"
 
 
-def test_where_there_are_no_products_the_other_loop_serves(used, monkeypatch):
+def test_where_there_are_no_products_the_equations_serve(used, monkeypatch):
     model, x = build()
     expected = model(x)
     monkeypatch.setattr(products, "library", lambda: None)

@@ -1,21 +1,24 @@
-"""The whole-sequence network against the loop that it replaces."""
+"""Which implementation of the gated network serves, and that each is the plain equations."""
 
 import pytest
 import torch
 
 from hippo import measures
-from hippo.kernels.common import buffers as room
+from hippo.kernels import cells
+from hippo.kernels import gated as kernels
+from hippo.kernels.common import buffers, gpus, products
 from hippo.kernels.common import compile as jit
-from hippo.kernels.gated import cpu as loop
 from hippo.models import HiPPORNN
 
-MEMORIES = [
+LEGS = [
     {},
     {"memory_order": 1},
     {"memory_order": 7, "discretization": "euler"},
-    {"memory_order": 40},  # not a whole number of blocks
+    {"memory_order": 40},
     {"memory_order": 64, "discretization": 0.3},
-    {"memory_order": 1100, "discretization": "backward_euler"},  # more blocks than a block has rows
+    {"memory_order": 1100, "discretization": "backward_euler"},
+]
+LTI = [
     {"measure": measures.LegT(20.0), "discretization": "zoh"},
     {"measure": measures.LagT(4.0, beta=0.0), "memory_order": 33},
 ]
@@ -27,37 +30,43 @@ def build(memory: dict, dtype: torch.dtype = torch.float64) -> HiPPORNN:
 
 
 def both(model: HiPPORNN, x: torch.Tensor, timestamps: torch.Tensor | None) -> list[list[torch.Tensor]]:
-    """Hidden states (L, B, D), and every gradient, from the whole sequence at once and step by step."""
+    """Hidden states (L, B, D), and every gradient, by what serves and step by step."""
     weight = torch.randn(x.shape[1], len(x), 9, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
-    assert model.memory.operators(x.shape[1], timestamps, like=x) is not None
     return [
         [hidden, *torch.autograd.grad((hidden * weight).sum(), [x, *model.parameters()])]
-        for hidden in map(torch.stack, (model.unroll(x, timestamps, None), model.step_by_step(x, timestamps)))
+        for hidden in (torch.stack(tuple(f(x, timestamps))) for f in (model.states, model.step_by_step))
     ]
 
 
-@pytest.fixture(params=["loop", "sweeps", "products"])
-def kernel(request, monkeypatch):
-    if request.param == "products":
-        monkeypatch.setattr(jit, "serves", lambda tensor: False)
-    else:
-        pytest.importorskip("numba")
-    if request.param == "sweeps":
-        monkeypatch.setattr(loop, "serves", lambda *_: False)
-    return request.param
+@pytest.fixture
+def compiled():
+    pytest.importorskip("numba")
+    if products.library() is None:
+        pytest.skip("this torch is built without MKL")
 
 
-@pytest.mark.parametrize("timed", [False, True])
-@pytest.mark.parametrize("memory", MEMORIES, ids=str)
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("timed", ["regular", "alike", "own"])
+@pytest.mark.parametrize("memory", [*LEGS, *LTI], ids=str)
 @pytest.mark.parametrize("length", [1, 2, 37])
-def test_it_is_the_loop_and_so_is_every_gradient(memory, timed, length, kernel):
+def test_what_serves_is_the_equations_and_so_is_every_gradient(memory, timed, length):
     x = torch.randn(5, length, 3, dtype=torch.float64, requires_grad=True)
-    timestamps = (0.5 * torch.arange(length)).pow(1.3).expand(5, -1) if timed else None
-    for whole, reference in zip(*both(build(memory), x, timestamps), strict=True):
+    timestamps = (0.5 * torch.arange(length)).pow(1.3).expand(5, -1) if timed == "alike" else None
+    if timed == "own":
+        timestamps = torch.rand(5, length, dtype=torch.float64).cumsum(1)
+        timestamps[1, 20:] = timestamps[1, 19:20]  # ends there
+        timestamps[2, :3] = 0.0  # begins at zero, and stays
+        timestamps[3, 5:8] = timestamps[3, 7:8]
+    if timed == "own" and memory in LTI and length > 2:
+        length, x, timestamps = 12, x.detach()[:, :12].requires_grad_(), timestamps[:, :12]  # no kernel's business
+    model = build(memory)
+    for whole, reference in zip(*both(model, x, timestamps), strict=True):
         assert (whole - reference).abs().max() <= 1e-10 * reference.abs().max()
+    assert model.route == ("cpu" if memory in LEGS else "cell" if timed == "regular" else "naive")
 
 
-def test_in_single_precision_it_is_as_good_as_the_loop(kernel):
+@pytest.mark.usefixtures("compiled")
+def test_in_single_precision_it_is_as_good_as_the_equations():
     x = torch.randn(8, 300, 3, requires_grad=True)
     exact = both(build({"memory_order": 64}), x.double().detach().requires_grad_(), None)[1]
     whole, reference = both(build({"memory_order": 64}, torch.float32), x, None)
@@ -66,8 +75,12 @@ def test_in_single_precision_it_is_as_good_as_the_loop(kernel):
         assert (one - truth).abs().max() <= 1e-6 * scale + 3 * (other - truth).abs().max()
 
 
-def test_its_gradients_are_those_of_finite_differences(kernel):
-    model = build({"memory_order": 5})
+@pytest.mark.parametrize("memory", [{"memory_order": 5}, LTI[0]], ids=str)
+@pytest.mark.parametrize("fast", [True, False])
+def test_gradients_are_those_of_finite_differences(memory, fast, monkeypatch):
+    if not fast:
+        monkeypatch.setattr(kernels, "choose", lambda *_: "naive")
+    model = build(memory)
     x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     names = [name for name, _ in model.named_parameters()]
 
@@ -77,8 +90,9 @@ def test_its_gradients_are_those_of_finite_differences(kernel):
     assert torch.autograd.gradcheck(features, (x, *model.parameters()))
 
 
-@pytest.mark.parametrize("memory", MEMORIES[:3], ids=str)
-def test_without_gradients_it_keeps_nothing_and_gives_the_same(memory, kernel, monkeypatch):
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("memory", LEGS[:3], ids=str)
+def test_without_gradients_it_keeps_nothing_and_gives_the_same(memory, monkeypatch):
     model, x = build(memory), torch.randn(5, 37, 3, dtype=torch.float64)
     with torch.no_grad():
         alone = model(x)
@@ -86,8 +100,8 @@ def test_without_gradients_it_keeps_nothing_and_gives_the_same(memory, kernel, m
         assert torch.equal(model(x), alone)
     assert torch.equal(model(x), alone)
     sizes = []
-    empty = room.empty
-    monkeypatch.setattr(room, "empty", lambda size, like: sizes.append(size) or empty(size, like))
+    empty = buffers.empty
+    monkeypatch.setattr(buffers, "empty", lambda size, like: sizes.append(size) or empty(size, like))
     with torch.no_grad():
         model(x)
     model(x)
@@ -97,36 +111,42 @@ def test_without_gradients_it_keeps_nothing_and_gives_the_same(memory, kernel, m
     assert sizes[0] * 37 == sizes[3] * 2
 
 
-def test_gradients_of_gradients_are_refused_not_left_out(kernel):
+@pytest.mark.usefixtures("compiled")
+def test_gradients_of_gradients_are_refused_not_left_out_and_the_equations_have_them():
     model, x = build({}), torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    with pytest.raises(RuntimeError, match="first order only"):
-        torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="step_by_step has all"):
+        torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    (first,) = torch.autograd.grad(model.step_by_step(x, None)[-1].sum(), x, create_graph=True)
+    assert torch.autograd.grad(first.square().sum(), x)[0].abs().max() > 0
 
 
-@pytest.mark.parametrize("memory", MEMORIES[:6], ids=str)
-def test_compiled_samples_may_have_times_of_their_own_and_stand_still(memory):
-    pytest.importorskip("numba")
-    x = torch.randn(5, 37, 3, dtype=torch.float64, requires_grad=True)
-    own = torch.rand(5, 37, dtype=torch.float64).cumsum(1)
-    own[1, 20:] = own[1, 19]  # ends there
-    own[2, :3] = 0.0  # begins at zero, and stays
-    own[3, 5] = own[3, 6] = own[3, 7]
-    for whole, reference in zip(*both(build(memory), x, own), strict=True):
-        assert (whole - reference).abs().max() <= 1e-10 * reference.abs().max()
+def test_the_choice(monkeypatch):
+    """One function says which implementation serves, from what it would be called with."""
+    like = torch.zeros(4, 2, 1)
+    inputs = like, torch.zeros(6, 6), torch.zeros(6), torch.zeros(4, 2), torch.zeros(3)
+    legs = build({"memory_order": 5}).memory.kernel_steps(4, None, torch.zeros(2, 4, 1))
+    lti = build(LTI[0]).memory.kernel_steps(4, None, torch.zeros(2, 4, 1))
+    served = jit.compiled() and products.library() is not None
+    assert kernels.choose(inputs, None) == "naive"
+    assert kernels.choose(inputs, legs) == ("cpu" if served else "naive")
+    assert kernels.choose(inputs, lti) == ("cell" if cells.serves(*inputs) else "naive")
+    half = [v.bfloat16() for v in inputs]
+    assert kernels.choose(half, legs) == kernels.choose(half, lti) == "naive"
+    monkeypatch.setattr(products, "library", lambda: None)
+    assert kernels.choose(inputs, legs) == "naive"
+    monkeypatch.setattr(gpus, "serves", lambda *_: True)
+    assert kernels.choose(inputs, legs) == kernels.choose(inputs, lti) == "gpu"
+    assert kernels.choose(inputs, None) == "naive"
 
 
-def test_products_serve_no_samples_with_times_of_their_own(monkeypatch):
-    monkeypatch.setattr(jit, "serves", lambda tensor: False)
-    model, x = build({}), torch.randn(5, 12, 3, dtype=torch.float64)
-    own = torch.rand(5, 12, dtype=torch.float64).cumsum(1)
-    assert model.memory.operators(12, own, like=x) is None
-    torch.testing.assert_close(
-        model(x, own)[2], torch.stack(model.step_by_step(x[2:3], own[2:3]))[-1, 0], atol=1e-12, rtol=0
-    )
-
-
-def test_too_many_matrices_are_not_kept():
-    memory = HiPPORNN(3, 9, measure=measures.LegT(20.0), discretization="zoh").memory
-    times = torch.arange(100.0).pow(1.5).expand(2, -1)
-    assert memory.operators(100, times, like=times) is None
-    assert HiPPORNN(3, 9, discretization="zoh").memory.operators(10, None, like=times) is None
+def test_the_route_is_known_of_a_model_and_goes_with_it():
+    model = build({})
+    assert model.route is None
+    model.step_by_step(torch.zeros(1, 2, 3, dtype=torch.float64), None)
+    assert model.route is None
+    model(torch.zeros(1, 2, 3, dtype=torch.float64))
+    assert model.route == kernels.route(model) != build({}).route
+    model(torch.zeros(1, 2, 3, dtype=torch.float64), torch.tensor([[0.0, 1.0]]))
+    before = len(kernels._routes)
+    del model
+    assert len(kernels._routes) == before - 1

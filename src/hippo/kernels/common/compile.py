@@ -1,13 +1,10 @@
 """Loops compiled for the CPU by numba, where it is installed; without it everything works as well, and more slowly."""
 
-import contextlib
 import ctypes
 import functools
-import os
 import platform
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -20,14 +17,34 @@ def compiled() -> bool:
 
 
 def serves(tensor: Tensor) -> bool:
-    """Return whether compiled loops can be had for tensors like this one: what subclasses hold, and what function
-    transforms and forward-mode differentiation pass on, has no address; and who traces or counts operations is to see
-    them all."""
-    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
-    plain = plain and torch._C._functorch.maybe_current_level() is None
-    plain = plain and torch.autograd.forward_ad._current_level < 0
-    plain = plain and torch._C._get_tracing_state() is None and torch._C._len_torch_dispatch_stack() == 0
-    return plain and tensor.dtype in (torch.float32, torch.float64) and compiled()
+    """Return whether compiled loops can be had for tensors like this one."""
+    return refusal(tensor) is None
+
+
+def refusal(tensor: Tensor) -> str | None:
+    """Return why compiled loops cannot be had for tensors like this one, None where they can: what subclasses hold, and
+    what function transforms and forward-mode differentiation pass on, has no address; and who traces or counts
+    operations is to see them all."""
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        return f"a {type(tensor).__name__} is no plain tensor"
+    if not tensor.is_cpu:
+        return f"the tensor is on {tensor.device}, and compiled loops are for the CPU"
+    if tensor.dtype not in (torch.float32, torch.float64):
+        return f"compiled loops are for float32 and float64, not {tensor.dtype}"
+    # Two private names. No public function tells whether a function transform (torch.func) or a dispatch mode (such as
+    # FlopCounterMode, or make_fx on real tensors) is active, and under one our autograd functions raise, under the
+    # other they go unseen. Together they take 0.1 µs.
+    if torch._C._functorch.maybe_current_level() is not None:
+        return "a function transform is active"
+    if torch._C._len_torch_dispatch_stack():
+        return "a dispatch mode sees operations only"
+    if torch.jit.is_tracing():
+        return "a trace records operations only"
+    if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+        return "the tensor has a forward-mode tangent"
+    if not compiled():
+        return "numba is not installed, or switched off"
+    return None
 
 
 @functools.cache
@@ -70,62 +87,6 @@ def native(function: Callable, dtype: torch.dtype, kinds: str, cache: bool = Tru
     return call
 
 
-def side_by_side(work: Callable[[int], Any], count: int) -> None:
-    """Call work(0), …, work(count − 1), each in a thread, the first in that which calls; what no thread can be had for
-    is done there, too.
-
-    The threads are those of torch's OpenMP, where they can be had: they keep their processors busy for a while after
-    each operation of torch, so that threads of another kind begin milliseconds late. But what they call has one thread
-    only, so where there is more than one for each k they are of another kind.
-    """
-    left, errors = set(range(count)), []
-
-    def share(k: int) -> None:
-        try:
-            left.discard(k)
-            work(k)
-        except BaseException as error:  # an interrupt, too: from a callback of C it would not come through
-            errors.append(error)
-
-    openmp = _openmp() if count > 1 and torch.get_num_threads() < 2 * count else None
-    if openmp and os.getpid() == home:
-        parallel, number = openmp
-        parallel(_REGION(lambda _: share(number())), None, count, 0)
-    elif count > 1:
-        others: list[Future] = []
-        with contextlib.suppress(RuntimeError):  # no more threads can be had, as when the interpreter ends
-            others.extend(_pool(count - 1, os.getpid()).submit(share, k) for k in range(1, count))
-        share(0)
-        wait(others)
-    while left:
-        share(min(left))
-    if errors:
-        raise errors[0]
-
-
-# The process in which torch's OpenMP can be had: in a fork it may wait for ever for threads that did not survive.
-home = os.getpid()
-_REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
-@functools.cache
-def _openmp() -> tuple[Callable, Callable] | None:
-    """Return GOMP_parallel and omp_get_thread_num of torch's OpenMP, None where it is not GNU's or like it."""
-    try:
-        library = ctypes.CDLL(torch._C.__file__)
-        kind = ctypes.CFUNCTYPE(None, _REGION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-        number = ctypes.CFUNCTYPE(ctypes.c_int)(("omp_get_thread_num", library))
-        return kind(("GOMP_parallel", library)), number
-    except (AttributeError, OSError):
-        return None
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Return threads of a process: they do not survive a fork either."""
-    return ThreadPoolExecutor(threads, "hippo")
-
-
 def opaque(function: Callable) -> Callable:
     """Keep torch.compile from looking into a function that calls what is compiled already, as `torch.compiler.disable`
     does, but without loading the compiler, which takes seconds, where nothing has loaded it yet."""
@@ -161,19 +122,19 @@ def denormals() -> tuple[Any, Any]:
     def read(build: Any) -> Any:
         if arm:
             return call(build, "llvm.aarch64.get.fpcr", word)
-        room = cgutils.alloca_once(build, word)
-        build.store(word(0), room)
+        slot = cgutils.alloca_once(build, word)
+        build.store(word(0), slot)
         if x86:
-            call(build, "llvm.x86.sse.stmxcsr", ir.VoidType(), build.bitcast(room, ir.IntType(8).as_pointer()))
-        return build.load(room)
+            call(build, "llvm.x86.sse.stmxcsr", ir.VoidType(), build.bitcast(slot, ir.IntType(8).as_pointer()))
+        return build.load(slot)
 
     def write(build: Any, mode: Any) -> None:
         if arm:
             call(build, "llvm.aarch64.set.fpcr", ir.VoidType(), mode)
         elif x86:
-            room = cgutils.alloca_once(build, word)
-            build.store(mode, room)
-            call(build, "llvm.x86.sse.ldmxcsr", ir.VoidType(), build.bitcast(room, ir.IntType(8).as_pointer()))
+            slot = cgutils.alloca_once(build, word)
+            build.store(mode, slot)
+            call(build, "llvm.x86.sse.ldmxcsr", ir.VoidType(), build.bitcast(slot, ir.IntType(8).as_pointer()))
 
     @extending.intrinsic
     def flush(context):

@@ -1,66 +1,47 @@
-"""Work that comes again and again, captured once as a CUDA graph: replayed, thousands of kernels start as one."""
+"""Work that comes again and again, captured once as a CUDA graph: replayed, hundreds of kernels start as one."""
 
 import functools
 import threading
-from collections import OrderedDict
+import warnings
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-T = TypeVar("T")
 
-
-class Recent(Generic[T]):
-    """What has come at least twice lately: graphs are worth capturing for what comes again, and take memory.
-
-    Args:
-        size: How many are remembered. The one not seen for longest makes room, whether it has come twice or once.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._entries: OrderedDict[Hashable, T | None] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, key: Hashable, make: Callable[[], T]) -> T | None:
-        """Return what `make` made when this key came for the second time; None when it comes for the first."""
-        with self._lock:
-            entry = None
-            if key in self._entries:
-                entry = self._entries.pop(key) or make()
-            self._entries[key] = entry
-            if len(self._entries) > self._size:
-                self._entries.popitem(last=False)
-            return entry
-
-
-def serves(tensor: Tensor) -> bool:
-    """Return whether work on tensors like this one can be captured here and now. Not where somebody handles what is
-    kept for the backward pass, as checkpoints do: a graph would keep it from them."""
-    if not tensor.is_cuda or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
-        return False
-    return not hooked()
-
-
-def hooked() -> bool:
-    """Return whether what autograd saves goes through hooks (`torch.autograd.graph.saved_tensors_hooks`)."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+def try_capture(function: Callable[[], None]) -> Callable[[], None] | None:
+    """Return what `capture` returns; None, with a warning the first time, where the function cannot be captured."""
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return None  # it becomes part of a graph of somebody else's
+    try:
+        return capture(function)
+    except RuntimeError as error:
+        _warn_once(error)
+        return None
 
 
 def circumstances(tensor: Tensor) -> tuple[Hashable, ...]:
-    """Return what a graph depends on beside its tensors."""
+    """Return what a graph depends on beside what it reads: where it runs, and settings that choose kernels."""
     stream = torch.cuda.current_stream(tensor.device) if tensor.is_cuda else None
-    return tensor.device, stream, torch.get_float32_matmul_precision()
+    capturing = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+    return (
+        tensor.device,
+        stream,
+        capturing,
+        torch.backends.fp32_precision,  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
+    )
 
 
-def capture(function: Callable[[], T]) -> Callable[[], T]:
-    """Return a function that does on the current stream what `function` does, and returns the tensors that it returned
-    when it was captured, with what they hold now. What it reads must stay where it is, and the host must not look."""
+def capture(function: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that does on the current stream what `function` does, which is called once or twice to begin
+    with. What it reads and writes must stay where it is, and the host must not look.
+
+    Raises:
+        RuntimeError: If the function does what a graph cannot hold.
+    """
     now = torch.cuda.current_stream()
     aside = _aside(now)
     graph = torch.cuda.CUDAGraph()
@@ -71,13 +52,8 @@ def capture(function: Callable[[], T]) -> Callable[[], T]:
         now.wait_stream(aside)
         # Other threads, such as those that pin memory for a loader, may go on meanwhile.
         with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-            result = function()
-
-    def replay() -> T:
-        graph.replay()
-        return result
-
-    return replay
+            function()
+    return graph.replay
 
 
 _capturing = threading.Lock()  # CUDA has one capture at a time
@@ -87,3 +63,17 @@ _capturing = threading.Lock()  # CUDA has one capture at a time
 def _aside(stream: torch.cuda.Stream) -> torch.cuda.Stream:
     """A stream to capture on; one for each, so that graphs on different streams share no workspace."""
     return torch.cuda.Stream(stream.device)
+
+
+_warned = threading.Event()
+
+
+def _warn_once(error: RuntimeError) -> None:
+    if not _warned.is_set():
+        _warned.set()
+        warnings.warn(
+            f"no CUDA graph could be captured, so each kernel is started by itself, which is slower; another program "
+            f"on the GPU or little free memory may be why: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hippo.kernels.common import compile as jit
+from hippo.kernels.common.threads import side_by_side
 
 _LEAST = 16  # samples that are worth a thread
 
@@ -63,7 +64,7 @@ def share(
         finally:
             mkl.MKL_Set_Num_Threads_Local(before)
 
-    jit.side_by_side(work, len(shares))
+    side_by_side(work, len(shares))
 
 
 @functools.cache

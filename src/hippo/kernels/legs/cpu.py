@@ -1,110 +1,35 @@
 """The LegS step of `hippo.kernels.legs.naive.legs_step` and its adjoint, compiled for the CPU where numba is installed.
 
-Coefficients stand as (N, B): the sweep over the orders is the outer loop, and the inner one, over the batch, becomes
-vector instructions. Each sample may have a step of its own. A step takes a few per cent of the time of the matrix
-products around it, and keeps nothing for the gradient, being linear. `Sweep` is one step, `sequence` is many.
+Coefficients stand as (N, B): the recurrence over the orders is the outer loop, and the inner one, over the batch,
+becomes vector instructions. Each sample may have a step of its own. Being linear, a step keeps nothing for the
+gradient.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hippo.kernels.common import compile as jit
 
-if TYPE_CHECKING:
-    from hippo.kernels.gated import Operator
-
-
-class Sweep(NamedTuple):
-    """One LegS step, as an operator of `hippo.kernels.gated`.
-
-    Attributes:
-        order: Number of coefficients N.
-        step: Relative steps dt/t (B,), float32 or float64. A step of 0 leaves the coefficients exactly as they are.
-        alpha: Weight of the implicit side.
-    """
-
-    order: int
-    step: Tensor
-    alpha: float
-
-    @property
-    def packed(self) -> bool:
-        return True
-
-    @property
-    def width(self) -> int:
-        return 2  # u, and room for what is carried from order to order
-
-    def forward(self, c: Tensor, entering: Tensor, target: Tensor) -> None:
-        """Write the next coefficients (N, B) to `target`; the last row of `entering` (2, B) is u. Raises ValueError if
-        they are not contiguous, of other shapes, or of several dtypes; so does `backward`."""
-        self._run(_advance, c, entering, target)
-
-    def backward(self, grad: Tensor, entering: Tensor, target: Tensor) -> None:
-        """Write the gradient of c to `target`, from that of the next coefficients, and that of u to the last row."""
-        self._run(_retreat, grad, entering, target)
-
-    def _run(self, function: Callable, given: Tensor, entering: Tensor, target: Tensor) -> None:
-        arrays = (given, target, self.step, entering[-1], entering[-2], *numbers(self.order, given.dtype))
-        batch = (given.shape[1],)
-        shapes = ((self.order, *batch), (self.order, *batch), batch, batch, batch)
-        if not all(
-            array.is_contiguous() and array.dtype == given.dtype and array.device.type == "cpu" for array in arrays
-        ) or any(array.shape != shape for array, shape in zip(arrays, shapes, strict=False)):
-            raise ValueError("a compiled step needs contiguous (N, B) coefficients, (B,) steps and input, of one dtype")
-        _compile(function, given.dtype)(*(array.data_ptr() for array in arrays), self.alpha, *given.shape, 1)
-
-
-class Sweeps(Sequence["Operator | Sweep"]):
-    """The LegS steps of a sequence: how the first sample fills the memory, and sweeps.
-
-    Args:
-        first: The first of them.
-        step: Relative steps of the others, (L - 1, B), contiguous.
-        alpha: Weight of the implicit side.
-    """
-
-    kind: ClassVar[Any] = Sweep
-
-    def __init__(self, first: "Operator", step: Tensor, alpha: float) -> None:
-        self.first = first
-        self.step = step
-        self.alpha = alpha
-
-    @property
-    def order(self) -> int:
-        return self.first.order
-
-    def __len__(self) -> int:
-        return len(self.step) + 1
-
-    def __getitem__(self, t: int) -> Any:  # type: ignore[override]
-        t = range(len(self))[t]
-        return self.kind(self.order, self.step[t - 1], self.alpha) if t else self.first
-
 
 @jit.opaque
 def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> Tensor:
-    """Advance LegS coefficients by a sequence of samples, each with a step of its own.
-
-    Gradients of any order reach c and f, and need no memory, but not batched ones.
-
-    Args:
-        c: Coefficients (B, N), of which `jit.serves` is true.
-        f: Samples (B, L), like c in dtype and device.
-        step: Relative steps dt/t (L, B).
-        alpha: Weight of the implicit side.
-        every: Whether to return the coefficients after every sample, or after the last only.
-
-    Returns:
-        Coefficients (B, L, N), or (B, N).
-    """
+    """`hippo.kernels.legs.sequence`, where `jit.serves` is true of c and f."""
     step = step.to(c).expand(f.shape[1], len(f)).contiguous()
     return _Sequence.apply(c, f, step, alpha, every)  # type: ignore[return-value]
+
+
+@jit.opaque
+def step(c: Tensor, f: Tensor, step: float, alpha: float) -> Tensor:
+    """`hippo.kernels.legs.step`, where `jit.serves` is true of c and f."""
+    batch, order = c.shape
+    shared = f.new_full((2, batch), step)  # and scratch: one allocation
+    c, y = c.mT.contiguous(), c.new_empty(order, batch)
+    _call(_advance, c, y, shared[0], f.contiguous(), alpha, 1, shared[1])
+    return y.mT.contiguous()
 
 
 class _Sequence(torch.autograd.Function):
@@ -115,18 +40,18 @@ class _Sequence(torch.autograd.Function):
         ctx.save_for_backward(step)
         ctx.alpha, ctx.every = alpha, every
         (batch, length), order = f.shape, c.shape[1]
-        room = c.new_empty(min(_CHUNK, length) + 1, order, batch)
-        room[0] = c.mT
+        states = c.new_empty(min(_CHUNK, length) + 1, order, batch)
+        states[0] = c.mT
         outputs = c.new_empty(batch, length, order) if every else None
         for begin, samples, steps in _chunks(f, step):
             count = len(samples)
-            _call(_advance, room[0], room[1], steps, samples, alpha, count)
+            _call(_advance, states[0], states[1], steps, samples, alpha, count)
             if outputs is not None:
                 # A transposed matrix is copied much faster than a tensor of permuted dimensions.
-                rows = room[1 : count + 1].flatten(0, 1).mT.contiguous()
+                rows = states[1 : count + 1].flatten(0, 1).mT.contiguous()
                 outputs[:, begin : begin + count] = rows.unflatten(1, (count, order))
-            room[0] = room[count]
-        return room[0].mT.contiguous() if outputs is None else outputs
+            states[0] = states[count]
+        return states[0].mT.contiguous() if outputs is None else outputs
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
@@ -141,17 +66,17 @@ class _Adjoint(torch.autograd.Function):
         ctx.alpha, ctx.every = alpha, every
         batch, order, length = len(grad), grad.shape[-1], len(step)
         grad_f = grad.new_empty(batch, length)
-        room, carried = grad.new_zeros(min(_CHUNK, length), order, batch), grad.new_zeros(order, batch)
+        grads, carried = grad.new_zeros(min(_CHUNK, length), order, batch), grad.new_zeros(order, batch)
         if not every:
             carried.copy_(grad.mT)
         for begin, samples, steps in reversed(list(_chunks(grad_f, step))):
             count = len(samples)
             if every:
-                room[:count] = grad[:, begin : begin + count].flatten(1).mT.contiguous().unflatten(0, (count, order))
+                grads[:count] = grad[:, begin : begin + count].flatten(1).mT.contiguous().unflatten(0, (count, order))
             else:
-                room.zero_()
-            room[count - 1] += carried
-            _call(_retreat, room, carried, steps, samples, alpha, count)
+                grads.zero_()
+            grads[count - 1] += carried
+            _call(_retreat, grads, carried, steps, samples, alpha, count)
             grad_f[:, begin : begin + count] = samples.mT
         return carried.mT.contiguous(), grad_f
 
@@ -162,7 +87,7 @@ class _Adjoint(torch.autograd.Function):
         return sequence(grad_c, grad_f, step, ctx.alpha, ctx.every), None, None, None
 
 
-_CHUNK = 64  # steps that are computed in one go, in room that fits the cache
+_CHUNK = 64  # steps that are computed in one go, in arrays that fit the cache
 
 
 def _chunks(f: Tensor, step: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -171,15 +96,26 @@ def _chunks(f: Tensor, step: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         yield begin, f[:, begin : begin + _CHUNK].mT.contiguous(), step[begin : begin + _CHUNK]
 
 
-def _call(function: Callable, given: Tensor, target: Tensor, step: Tensor, u: Tensor, alpha: float, count: int) -> None:
-    order, batch = given.shape[-2:]
-    arrays = (given, target, step, u, torch.empty_like(u[0]), *numbers(order, given.dtype))
-    _compile(function, given.dtype)(*(array.data_ptr() for array in arrays), alpha, order, batch, count)
+def _call(
+    loop: Callable,
+    source: Tensor,
+    target: Tensor,
+    step: Tensor,
+    f: Tensor,
+    alpha: float,
+    count: int,
+    scratch: Tensor | None = None,
+) -> None:
+    """Call a loop for `count` steps, from and to (N, B) arrays, with steps and samples (count, B) and scratch (B,)."""
+    order, batch = source.shape[-2:]
+    scratch = torch.empty_like(f[0]) if scratch is None else scratch
+    arrays = (source, target, step, f, scratch, *numbers(order, source.dtype))
+    _compile(loop, source.dtype)(*(array.data_ptr() for array in arrays), alpha, order, batch, count)
 
 
 @functools.cache
-def _compile(function: Callable, dtype: torch.dtype) -> Callable:
-    return jit.native(function, dtype, "pppppppxnnn")
+def _compile(loop: Callable, dtype: torch.dtype) -> Callable:
+    return jit.native(loop, dtype, "pppppppxnnn")
 
 
 @functools.lru_cache(maxsize=16)
@@ -190,45 +126,47 @@ def numbers(order: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return n.to(dtype), torch.sqrt(2 * n + 1).to(dtype)
 
 
-def _advance(c, y, step, u, W, k, s, alpha, order, batch, length):
-    """From c to y (N, B); and so on, each step from where the one before has written to what follows in memory."""
-    one = k[1]
+def _advance(c, y, step, f, W, n_, s_, alpha, order, batch, length):
+    """From c to y (N, B); and so on, each step from where the one before has written to what follows in memory. W (B,)
+    is scratch; n_ and s_ are `numbers`."""
+    one = n_[1]
     for t in range(length):
         start, now = t * order * batch, t * batch
         for b in range(batch):
             x, d = c[start + b], step[now + b]
-            w = d * (x - u[now + b]) / (one + alpha * d)
+            w = d * (x - f[now + b]) / (one + alpha * d)
             y[start + b] = x - w
             W[b] = w
-        for n in range(1, order):
-            low, high, root, row = k[n], k[n + 1], s[n], start + n * batch
+        for k in range(1, order):
+            n, next_n, s, row = n_[k], n_[k + 1], s_[k], start + k * batch
             for b in range(batch):
                 x, d, w = c[row + b], step[now + b], W[b]
-                solve = one / (one + alpha * d * high)
-                y[row + b] = x - (d * high * x + root * w) * solve
-                W[b] = ((one - alpha * d * low) * w + d * root * x) * solve
+                solve = one / (one + alpha * d * next_n)
+                y[row + b] = x - (d * next_n * x + s * w) * solve
+                W[b] = ((one - alpha * d * n) * w + d * s * x) * solve
 
 
-def _retreat(grad, before, step, u, V, k, s, alpha, order, batch, length):
-    """From the last of the gradients (L, N, B) down to the first, each step's result added to the one before it."""
-    one, size = k[1], order * batch
+def _retreat(grad, before, step, grad_f, V, n_, s_, alpha, order, batch, length):
+    """From the last of the gradients (L, N, B) down to the first, each step's result added to the one before it; that
+    of the first goes to `before` (N, B). V (B,) is scratch."""
+    one, size = n_[1], order * batch
     for back in range(length):
         start, now = (length - 1 - back) * size, (length - 1 - back) * batch
         if back:
             for i in range(size):
                 grad[start + i] += before[i]
         for b in range(batch):
-            V[b] = k[0]
+            V[b] = n_[0]
         for down in range(1, order):
-            n = int(k[order - down])  # read, not counted down: LLVM does not vectorise rows whose addresses descend
-            low, high, root, row = k[n], k[n + 1], s[n], n * batch
+            k = int(n_[order - down])  # read, not counted down: LLVM does not vectorise rows whose addresses descend
+            n, next_n, s, row = n_[k], n_[k + 1], s_[k], k * batch
             for b in range(batch):
                 x, d, v = grad[start + row + b], step[now + b], V[b]
-                solve = one / (one + alpha * d * high)
-                before[row + b] = x - d * (high * x - root * v) * solve
-                V[b] = ((one - alpha * d * low) * v - root * x) * solve
+                solve = one / (one + alpha * d * next_n)
+                before[row + b] = x - d * (next_n * x - s * v) * solve
+                V[b] = ((one - alpha * d * n) * v - s * x) * solve
         for b in range(batch):
             x, d = grad[start + b], step[now + b]
             moved = d * (x - V[b]) / (one + alpha * d)
             before[b] = x - moved
-            u[now + b] = moved
+            grad_f[now + b] = moved

@@ -1,0 +1,227 @@
+"""LegS over signals of any length in constant memory: millions of steps a second, and its adjoint as fast.
+
+With R_tn = 1/(2t + n + 1), s_n = √(2n+1) and k_n = 2(n+1), the bilinear step at time t is a recurrence over the orders,
+
+    q_n = R_tn (k_n x_n + s_n W_n),   y_n = x_n − q_n,   W_{n+1} = W_n + s_n (x_n + y_n),   W_0 = −2 f,
+
+and its adjoint, which takes gradients of y to those of x and f, one in the other direction:
+
+    q_n = R_tn (ȳ_n + s_n V_{n+1}),   x̄_n = ȳ_n + 2 s_n V_{n+1} − k_n q_n,   V_n = V_{n+1} − s_n q_n,   f̄ = −2 V_0.
+
+Order waits for order; but step t + 1 may take an order as soon as step t has left it. So the lanes of a wavefront work
+on as many steps: in tick k, lane l is with step t + l at order k − l, and needs what its neighbour has computed in the
+tick before. R is one table of reciprocals then, read as it lies. Where a lane has no order yet, or no more, the tables
+of s and k hold zeros, and nothing happens. `hippo.kernels.legs.naive.legs_step` is the reference.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hippo.kernels.common import compile as jit
+from hippo.kernels.common.threads import side_by_side
+
+_CHUNK = 4096  # steps that share a table of reciprocals
+
+
+@jit.opaque
+def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
+    """Advance LegS coefficients by samples one unit of time apart, with the bilinear transform.
+
+    Gradients of any order reach c and f, but not batched ones. Rows are shared out among torch's threads.
+
+    Args:
+        c: Coefficients (B, N) at `time`, of which `jit.serves` is true.
+        f: Samples (B, L) at time + 1, …, time + L, like c in dtype and device.
+        time: At least 0.
+
+    Returns:
+        The coefficients (B, N) at time + L.
+
+    Raises:
+        ValueError: If c and f are not of these shapes, or compiled loops do not serve them.
+    """
+    if not (c.dim() == f.dim() == 2 and len(c) == len(f) and c.dtype == f.dtype and jit.serves(c) and jit.serves(f)):
+        raise ValueError(
+            f"c {tuple(c.shape)} and f {tuple(f.shape)} must be (B, N) and (B, L), plain tensors on the CPU, both "
+            f"float32 or both float64; they are {c.dtype} and {f.dtype} on {c.device} and {f.device}"
+        )
+    return _Remember.apply(c, f, time)  # type: ignore[return-value]
+
+
+class _Remember(torch.autograd.Function):
+    """The map is linear: its gradient is its adjoint, and that one's is the map again."""
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, f: Tensor, time: float) -> Tensor:
+        ctx.length, ctx.time = f.shape[1], time
+        f = f.detach()
+        return _advance(c.detach(), f if f.stride(1) == 1 else f.contiguous(), time, adjoint=False)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        return *_Adjoint.apply(*grad_outputs, ctx.length, ctx.time), None  # type: ignore[misc]
+
+
+class _Adjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, length: int, time: float) -> tuple[Tensor, Tensor]:
+        ctx.time = time
+        # It meets the last sample first, and the highest order.
+        grad_f = grad.new_empty(len(grad), length)
+        grad_c = _advance(grad.detach().flip(-1), grad_f, time + length, adjoint=True)
+        return grad_c.flip(-1), grad_f.flip(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        grad_c, grad_f = grad_outputs
+        return remember(grad_c, grad_f, ctx.time), None, None
+
+
+def _advance(c: Tensor, f: Tensor, time: float, adjoint: bool) -> Tensor:
+    """Take c (B, N) over f (B, L); as an adjoint, from `time` back, writing f. What is left of f at the end of a
+    wavefront is for a narrower one."""
+    vector, count = _registers(c.dtype)
+    for lanes in (vector * count, vector, 1):
+        if steps := f.shape[1] // lanes * lanes:
+            c = _wave(c.dtype, adjoint, min(lanes, vector), max(lanes // vector, 1))(c, f[:, :steps], time)
+            f, time = f[:, steps:], time - steps if adjoint else time + steps
+    return c.clone(memory_format=torch.contiguous_format)
+
+
+class _Wave(NamedTuple):
+    """A compiled wavefront.
+
+    Attributes:
+        loop: See `_compile`.
+        lanes: Steps it takes at a time.
+        adjoint: Whether it goes back in time.
+    """
+
+    loop: Any
+    lanes: int
+    adjoint: bool
+
+    def __call__(self, c: Tensor, f: Tensor, time: float) -> Tensor:
+        """Take c (B, N) over f (B, L), L a multiple of the lanes."""
+        lanes, (count, order), steps = self.lanes, c.shape, f.shape[1]
+        threads = max(min(torch.get_num_threads() if f.numel() > _CHUNK else 1, count), 1)
+        c = torch.nn.functional.pad(c, (lanes, lanes))
+        n = torch.arange(order, dtype=torch.float64, device="cpu")
+        s, k = (v if self.adjoint else v.flip(0) for v in (torch.sqrt(2 * n + 1), 2 * n + 2))
+        s, k = (torch.nn.functional.pad(v.to(c.dtype), (lanes, lanes)) for v in (s, k))
+        R = c.new_empty(threads, 2 * min(steps, _CHUNK) + order + lanes)
+        begin = lanes + order - 1  # where the tables have the order at which a lane begins
+        tables, sizes = (s[begin:].data_ptr(), k[begin:].data_ptr()), (_CHUNK // lanes * lanes, order, steps)
+        shares = [
+            (*(v.data_ptr() for v in rows), *tables, time, *sizes, len(rows[0]), c.stride(0), f.stride(0))
+            for rows in zip(c.tensor_split(threads), f.tensor_split(threads), R, strict=True)
+        ]
+        side_by_side(lambda k: self.loop(*shares[k]), threads)
+        return c[:, lanes:-lanes]
+
+
+@functools.cache
+def _wave(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> _Wave:
+    return _Wave(_compile(dtype, adjoint, vector, count), vector * count, adjoint)
+
+
+def _registers(dtype: torch.dtype) -> tuple[int, int]:
+    """Return numbers in a vector, and vectors in a wavefront: as many as hide each other's latency in the registers."""
+    from llvmlite import binding
+
+    try:
+        has = binding.get_host_cpu_features()
+    except RuntimeError:  # LLVM does not know the processor
+        has = {}
+    width, count = (32, 8) if has.get("avx512vl") else (32, 4) if has.get("avx2") else (16, 8)
+    return width // dtype.itemsize, count
+
+
+def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
+    """Compile a wavefront of `count` vectors: a function of the addresses of coefficients, samples, space for R, and
+    the tables of s and k; of the time, how many steps share R, N, steps, rows, and the distance of rows in c and in
+    f."""
+    from llvmlite import ir
+    from numba import extending
+    from numba.core import cgutils
+
+    intrinsic: Any = extending.intrinsic
+    flush, restore = jit.denormals()  # gradients of what is long past fade into denormal numbers, which are slow
+    types, lanes = jit.numba().types, vector * count
+    pointer = types.CPointer(types.float64 if dtype == torch.float64 else types.float32)
+    lane = ir.DoubleType() if dtype == torch.float64 else ir.FloatType()
+    kind, index = ir.VectorType(lane, vector), ir.IntType(64)
+    shifted = ir.Constant(ir.VectorType(ir.IntType(32), vector), list(range(vector - 1, 2 * vector - 1)))
+    last = ir.IntType(32)(vector - 1)
+
+    @intrinsic
+    def after(context, p, n):
+        return pointer(p, n), lambda context, build, signature, args: build.gep(args[0], [args[1]])
+
+    @intrinsic
+    def wave(context, c, f, R, s, k, ticks):
+        def code(context, build, signature, args):
+            c, f, R, s, k, ticks = args
+
+            def at(p, offset, kind=kind):
+                return build.bitcast(build.gep(p, [offset]), kind.as_pointer())
+
+            def load(p, offset, kind=kind):
+                return build.load(at(p, offset, kind), align=dtype.itemsize)
+
+            fused = {"flags": ["contract"]}  # multiply and add in one instruction, where there is one
+            times, plus, minus = (functools.partial(op, **fused) for op in (build.fmul, build.fadd, build.fsub))
+            offsets = [index(i * vector) for i in range(count)]
+            ys, ws = ([cgutils.alloca_once(build, kind) for _ in offsets] for _ in range(2))
+            zero, minus_two = (ir.Constant(kind, [v] * vector) for v in (0.0, -2.0))
+            for y, w, offset in zip(ys, ws, offsets, strict=True):
+                build.store(zero, y)
+                build.store(zero if adjoint else times(minus_two, load(f, offset)), w)
+            with cgutils.for_range(build, ticks) as tick:
+                entering = load(c, build.add(tick.index, index(lanes)), lane)
+                neighbour = build.insert_element(zero, entering, last)
+                for y, w, offset in zip(ys, ws, offsets, strict=True):
+                    own, W = build.load(y), build.load(w)
+                    x = build.shuffle_vector(neighbour, own, shifted)
+                    S, K = (load(table, build.sub(offset, tick.index)) for table in (s, k))
+                    r = load(R, build.add(tick.index, offset))
+                    if adjoint:
+                        e = plus(times(S, W), x)
+                        q = times(r, e)
+                        build.store(minus(minus(plus(e, e), x), times(K, q)), y)
+                        build.store(minus(W, times(S, q)), w)
+                    else:
+                        q = times(r, plus(times(K, x), times(S, W)))
+                        following = minus(x, q)
+                        build.store(following, y)
+                        build.store(plus(W, times(S, plus(x, following))), w)
+                    neighbour = own
+                leaving = build.extract_element(build.load(ys[-1]), last)
+                build.store(leaving, at(c, build.add(tick.index, index(1)), lane), align=dtype.itemsize)
+            if adjoint:
+                for w, offset in zip(ws, offsets, strict=True):
+                    build.store(times(minus_two, build.load(w)), at(f, offset), align=dtype.itemsize)
+            return context.get_dummy_value()
+
+        return types.void(c, f, R, s, k, ticks), code
+
+    def loop(c, f, R, s, k, time, chunk, order, steps, rows, c_stride, f_stride):
+        mode = flush()
+        for start in range(0, steps, chunk):
+            stop = min(start + chunk, steps)
+            for i in range(2 * (stop - start) + order + lanes):
+                if adjoint:
+                    R[i] = 1 / max(2 * (time - start) + order - i, 1.0)  # beyond the first sample it meets zeros only
+                else:
+                    R[i] = 1 / (2 * (time + start) + 3 + i)
+            for row in range(rows):
+                coefficients = after(c, row * c_stride)
+                for t in range(start, stop, lanes):
+                    samples, reciprocals = after(f, row * f_stride + t), after(R, 2 * (t - start))
+                    wave(coefficients, samples, reciprocals, s, k, order + lanes - 1)
+        restore(mode)
+
+    return jit.native(loop, dtype, "pppppdnnnnnn", cache=False)

@@ -1,0 +1,92 @@
+"""When a signal's samples were taken, and what passes between them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Schedule(NamedTuple):
+    """The times of L steps, in float64.
+
+    Attributes:
+        gaps: What has passed since the step before, (L,) where all samples of the batch share it, (L, B) where not.
+        times: When the steps end, of the same shape.
+        still: At which steps no time passes for a sample whose batch mates go on, (L, B); None if that is nowhere.
+    """
+
+    gaps: Tensor
+    times: Tensor
+    still: Tensor | None
+
+    @property
+    def relative(self) -> Tensor:
+        """LegS's steps dt/t, (L, 1) where all samples share them and (L, B) where not."""
+        relative = relative_steps(self.gaps, self.times)
+        relative = relative if relative.dim() == 2 else relative.unsqueeze(-1)
+        return relative if self.still is None else torch.where(self.still, 0.0, relative)
+
+
+def regular(length: int, since: Tensor | float | None, origin: int, device: torch.device) -> Schedule:
+    """Return the times of steps that are 1 apart.
+
+    Args:
+        length: Number of steps L.
+        since: Time of the latest sample before them, a number or (B,); None if there is none.
+        origin: Time of the first sample in that case.
+        device: Where the schedule is needed.
+    """
+    first = origin if since is None else since + 1
+    times = torch.arange(length, dtype=torch.float64, device=device)
+    times = times.unsqueeze(-1) + first if isinstance(first, Tensor) else times + first
+    schedule = _after(times, since)
+    return schedule if times.dim() == 1 else _shared(schedule, since)
+
+
+def timed(timestamps: Tensor, since: Tensor | float | None) -> Schedule:
+    """Return the times of steps that have timestamps (B, L), after a sample at `since`, a number, (B,) or None.
+
+    Raises:
+        ValueError: If timestamps decrease, are negative or not finite.
+    """
+    times = timestamps.detach().to(torch.float64).mT
+    check_timestamps(times, _previous(times, since))
+    return _shared(_after(times, since), since)
+
+
+def relative_steps(gaps: Tensor, times: Tensor) -> Tensor:
+    """Return LegS's steps dt/t; where no time passes, 0 even at t = 0."""
+    return torch.where(gaps > 0, gaps / times, 0.0)
+
+
+def check_timestamps(times: Tensor, previous: Tensor) -> None:
+    """Raise ValueError unless times (L, B) are finite and each is at least the one before it, the first at least 0."""
+    bad = ~(torch.isfinite(times) & (times >= previous))
+    if bad.any():
+        k, sample = (int(i) for i in bad.nonzero()[0])
+        raise ValueError(
+            f"timestamps must be finite, non-negative and non-decreasing; sample {sample} of the batch has "
+            f"{times[k, sample].item():g} at step {k} after {previous[k, sample].item():g}. Sort the series by time, "
+            "and repeat the last timestamp in padding."
+        )
+
+
+def _previous(times: Tensor, since: Tensor | float | None) -> Tensor:
+    start = since if isinstance(since, Tensor) else torch.full_like(times[:1], since or 0.0)
+    return torch.cat([start.to(times).expand_as(times[:1]), times[:-1]])
+
+
+def _after(times: Tensor, since: Tensor | float | None) -> Schedule:
+    return Schedule(times - _previous(times, since), times, None)
+
+
+def _shared(schedule: Schedule, since: Tensor | float | None) -> Schedule:
+    """Return a schedule (L, B) as (L,) if all samples have the same times, until some of them end."""
+    gaps, times, _ = schedule
+    still = gaps == 0
+    if since is None:
+        still[0] = False
+    gap, time = gaps.amax(1, keepdim=True), times.amax(1, keepdim=True)
+    if not (still | ((gaps == gap) & (times == time))).all():
+        return schedule
+    return Schedule(gap[:, 0], time[:, 0], still if still.any() else None)

@@ -1,0 +1,213 @@
+"""The page of results, results/README.md: every figure on it comes from a record."""
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hippo.tables.collect import by_name
+from hippo.tables.describe import WHAT, added, hardware, link, result, what
+from hippo.tables.render import entries, explanation, markdown
+from hippo.tables.table import Cell, Table
+
+Record = dict[str, Any]
+
+
+def page(tables: Mapping[str, tuple[Table, list[Cell]]], found: list[Record], benchmarks: Mapping[str, Record]) -> str:
+    """Return the page as Markdown.
+
+    Args:
+        tables: By name, tables and their cells.
+        found: All records.
+        benchmarks: By name, the records of `results/benchmarks`; a section whose record is missing is left out.
+    """
+    lines = [
+        "# Results",
+        "",
+        "`python scripts/collect.py` makes this page from the records under `records/` and `benchmarks/`.",
+    ]
+    for name, (table, cells) in tables.items():
+        shown = entries(table, cells, by_name(found))
+        lines += ["", f"## {table.title}", "", f"[Its page](tables/{name}.md) has all readings, and notes.", ""]
+        if not any(entry.ours for entry in shown.values()):
+            lines += ["No run of this table is complete yet."]
+            continue
+        lines += [*markdown(table, shown), "", f"{explanation(table)}"]
+        lines += ["", f"![accuracy against shift](tables/{name}.png)"] if table.figure else []
+    for name, section in SECTIONS.items():
+        if name in benchmarks:
+            lines += ["", *section(benchmarks[name])]
+    lines += ["", *every_model(found, benchmarks.get("models")), "", *every_run(found)]
+    return "\n".join(lines) + "\n"
+
+
+def grid(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def gates(record: Record) -> list[str]:
+    """Return the section on the gate of a LegS network at other sampling rates than in training."""
+    head = ["gate", *(f"× {rate:g}" for rate in record["rates"])]
+    rows = [
+        [name, *(f"{statistics.mean(runs):.1f}" for runs in zip(*each, strict=True))]
+        for name, each in record["accuracy"].items()
+    ]
+    return [
+        "## The gate of a LegS network and the sampling rate",
+        "",
+        *grid(head, rows),
+        "",
+        f"Test accuracy in per cent on Character Trajectories, the mean of {len(record['runs'])} networks, at a",
+        "multiple of the sampling rate in training. A gate by the sample replaces the same share of the hidden state",
+        "at each sample; a gate by time replaces the same share in the same time. The networks are not trained anew",
+        "(`scripts/gates.py`, [record](benchmarks/gates.json)).",
+        "",
+        "![accuracy against sampling rate, with either gate](figures/gates.png)",
+    ]
+
+
+def approximation(record: Record) -> list[str]:
+    """Return the section on how much of a signal N numbers hold."""
+    errors = record["errors"]["N"]
+    orders = sorted({order for line in errors.values() for order in line}, key=int)
+    rows = [
+        [name, *(f"{100 * line[order]:.1f}" if line.get(order) is not None else "–" for order in orders)]
+        for name, line in errors.items()
+    ]
+    return [
+        "## What N numbers hold",
+        "",
+        *grid(["error, % of the power", *(f"N = {order}" for order in orders)], rows),
+        "",
+        f"White noise of {record['size']['cycles']} cycles. The best polynomial is made with all samples at hand",
+        "(`scripts/approximate.py`, [record](benchmarks/approximation.json)).",
+        "",
+        "![error against N, and against the number of samples](figures/approximation.png)",
+    ]
+
+
+def streaming(record: Record) -> list[str]:
+    """Return the section on the speed of `HiPPO.remember`."""
+    rows = []
+    for row in record["rows"]:
+        speeds = [row.get(key) for key in ("wavefront", "two_threads", "sliding", "plain", "dense")]
+        rows.append([f"{row['order']}", row["dtype"], f"{row['batch']}"])
+        rows[-1] += ["–" if speed is None else f"{speed / 1e6:.2f}" for speed in speeds] + [f"{row['error']:.0e}"]
+    return [
+        "## Streaming",
+        "",
+        *grid(["N", "dtype", "series", "LegS", "two threads", "LegT", "plain loop", "dense", "error"], rows),
+        "",
+        '`HiPPO("legs", N).remember(signal)` in millions of samples a second, all series together, on one core of',
+        f"{record['machine']['cpu']}; LegS in two threads; LegT with a window of 1,000 samples; the plain O(N) loop of",
+        "LegS, compiled; a product with one dense matrix a step. The error is the largest of LegS's coefficients after",
+        "1,000 steps, over the largest coefficient (`scripts/streaming.py`, [record](benchmarks/streaming.json),",
+        "[growth](figures/scaling.png)).",
+    ]
+
+
+def training_step(record: Record) -> list[str]:
+    """Return the section on the time of a training step at the paper's size."""
+    rows = []
+    for part, measured in record["parts"].items():
+        seconds = measured["seconds"]
+        times = [f"{seconds['forward']:.2f}", f"{seconds['backward']:.2f}", f"{measured['ratio_to_products']:.2f}"]
+        rows.append([part, *times, f"{measured['peak_memory'] / 1e9:.2f} GB"])
+    size = record["size"]
+    return [
+        "## A training step",
+        "",
+        *grid(["model", "forward, s", "backward, s", "over the matrix products", "peak memory"], rows),
+        "",
+        f"Batch {size['batch']}, {size['length']} steps, hidden size {size['hidden']}, on",
+        f"{hardware(record['machine'])}.",
+        "The matrix products of a HiPPO network are timed beside each model",
+        "(`scripts/benchmark.py`, [record](benchmarks/training_step.json)).",
+    ]
+
+
+SECTIONS = {"gates": gates, "approximation": approximation, "streaming": streaming, "training_step": training_step}
+
+
+def every_model(found: list[Record], timing: Record | None) -> list[str]:
+    """Return the section on all models: accuracy on the digits, and a step's time beside nn.GRU's.
+
+    Of a model's settings the one with the most seeds is shown, of those with as many the best in validation. What was
+    not trained as most were, or not at their hidden size, is left out.
+    """
+    digits = [record for record in found if record["name"].startswith("digits_")]
+    if not digits:
+        return ["## Every model", "", "No run of the digits is complete yet."]
+    frames = [(record["config"]["model"]["hidden_size"], record["config"]["trainer"]) for record in digits]
+    hidden, trainer = frame = max(frames, key=frames.count)
+    settings: dict[str, dict[str, list[Record]]] = {}
+    for record in (record for record, its in zip(digits, frames, strict=True) if its == frame):
+        choices = settings.setdefault(" ".join([record["name"].removeprefix("digits_"), *added(record)]), {})
+        choices.setdefault(record["hash"], []).append(record)
+
+    def worth(runs: list[Record]) -> tuple[int, float]:
+        return len(runs), statistics.mean(run["metrics"]["best"]["validation"]["accuracy"] for run in runs)
+
+    rows = []
+    for model, choices in settings.items():
+        runs = max(choices.values(), key=worth)
+        scores = [100 * run["metrics"]["best"]["test"]["accuracy"] for run in runs]
+        cells = [
+            f"`{model}`",
+            f"{runs[0]['parameters']:,}",
+            f"{runs[0]['config']['optimizer']['lr']:g}",
+            f"**{statistics.mean(scores):.1f}**",
+            ", ".join(f"[{score:.1f}]({link(run)})" for score, run in zip(scores, runs, strict=True)),
+            f"{statistics.median(run['seconds'] for run in runs):.0f}",
+        ]
+        rows.append((-statistics.mean(scores), cells + _timed(timing, model)))
+    head = ["`model=`", "parameters", "learning rate", "test %", "seeds", "seconds", "parameters", "step, s", "/ `gru`"]
+    tried = ", ".join(model for model, choices in settings.items() if len(choices) > 1) or "none"
+    notes = [
+        f"Left: `python train.py experiment=digits model=… seed=…`, hidden size {hidden}, {trainer['max_epochs']}",
+        "epochs: the mean over seeds of the test accuracy at the epoch that is best in validation, each seed's own,",
+        f"and the median of the training times. More than one learning rate was tried for {tried}; of the settings",
+        "with most seeds the best in validation is shown. Models that need timestamps had dataset.timestamps=true.",
+    ]
+    if timing:
+        size = timing["size"]
+        notes += [
+            f"Right: forward and backward pass of a batch of {size['batch']} at {size['length']} steps and hidden size",
+            f"{size['hidden']} on {hardware(timing['machine'])} ([record](benchmarks/models.json)).",
+        ]
+    return ["## Every model", "", *grid(head, [cells for _, cells in sorted(rows)]), "", *notes]
+
+
+def _timed(timing: Record | None, model: str) -> list[str]:
+    step = timing["parts"].get(model.partition(" ")[0]) if timing else None
+    if timing is None or step is None:
+        return 3 * ["–"]
+    seconds, gru = step["seconds"], timing["parts"]["gru"]["seconds"]["step"]
+    times = f"{seconds['forward']:.2f} + {seconds['backward']:.2f}"
+    return [f"{step['parameters']:,}", times, f"{seconds['step'] / gru:.2f}"]
+
+
+def every_run(found: list[Record]) -> Iterator[str]:
+    """Yield the lines of the section on all runs."""
+    yield from (
+        "## Every run",
+        "",
+        "Test: the accuracy, or the mean squared error where numbers are predicted, of the epoch that is best in",
+        "validation; beside it, that of the last epoch. The command, at the commit and with as many threads, gives the",
+        "run again.",
+        "",
+    )
+    rows = [
+        [
+            *what(record),
+            result(record["metrics"]["best"]["test"]),
+            result(record["metrics"]["last"]["test"]),
+            f"{record['seconds'] / 60:.1f}",
+            hardware(record["machine"]),
+            f"`{record['command']}`",
+            f"`{record['git']['commit'][:10]}`",
+            f"[json]({link(record)}), [curves]({link(record).removesuffix('json')}png)",
+        ]
+        for record in found
+    ]
+    yield from grid([*WHAT, "test", "last epoch", "minutes", "machine", "command", "commit", "record"], rows)

@@ -1,0 +1,105 @@
+"""The tables of this project, and the records that are committed for them."""
+
+import functools
+import re
+import shlex
+from pathlib import Path
+
+import hydra
+import pytest
+
+from hippo.tables.collect import by_name, read_all
+from hippo.tables.report import report
+from hippo.tables.table import every_table
+from hippo.training.sweeps import Run
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+TABLES = sorted(path.stem for path in (ROOT / "configs" / "table").glob("*.yaml"))
+
+
+@functools.cache
+def every():
+    return every_table(ROOT / "configs")
+
+
+def test_the_page_of_all_results_has_every_record_and_stays_small():
+    found = by_name(read_all(RESULTS))
+    page = report(every(), found)
+    assert all(f"records/{name}/{run}.json" in page for name, run in found)
+    assert len(page) < 3e6
+
+
+DONE = {"function_approximation": 4, "pmnist_small": 20, "trajectories": 93}  # runs of tables that have records
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_committed_run_is_lost_to_a_change_of_names(name):
+    found = by_name(read_all(RESULTS))
+    runs = {run for cell in every()[name][1] for run in cell.runs}
+    assert sum((run.name, run.id) in found for run in runs) >= DONE.get(name, 0)
+
+
+def test_the_command_in_a_record_names_its_run():
+    """Of those that today's tables show; older records may go with older defaults, and with experiments that had a
+    file for each model."""
+    runs = {run for _, filled in every().values() for cell in filled for run in cell.runs}
+    found = by_name(read_all(RESULTS))
+    commands = {run: found[run.name, run.id]["command"] for run in runs if (run.name, run.id) in found}
+    assert len(commands) > 50
+
+    @functools.cache
+    def planned(overrides: tuple[str, ...]) -> Run:
+        return Run.planned(overrides, hydra.compose("train", list(overrides), return_hydra_config=True))
+
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        for run, command in commands.items():
+            command = re.sub(r"experiment=(pmnist(?:_small)?)_(?!small)(\w+)", r"experiment=\1 model=\2", command)
+            overrides = [override.lstrip("+") for override in shlex.split(command)[2:]]
+            if sorted(overrides) == sorted(shlex.split(run.command)[2:]):
+                continue
+            without_seed = tuple(sorted(override for override in overrides if not override.startswith("seed=")))
+            again = planned(without_seed).with_seed(run.config["seed"])
+            assert f"seed={run.config['seed']}" in overrides
+            assert (again.name, again.id) == (run.name, run.id)
+
+
+def test_every_table_names_configurations_that_can_be_run():
+    for table, found in every().values():
+        assert any(cell.runs for cell in found)
+        for cell in found:
+            trained = table.rows[cell.row].overrides is not None and table.columns[cell.column].overrides is not None
+            assert bool(cell.runs) == trained
+
+
+def test_trajectories_are_the_papers():
+    """Figures and protocol of the paper's second table."""
+    table, filled = every()["trajectories"]
+    assert [row.label for row in table.rows.values()] == [
+        *(f"{name}{unit}" for name in ("LSTM", "GRU", "GRU-D", "ODE-RNN", "Neural CDE", "LMU")
+          for unit in ("", ", time in seconds")), "HiPPO-LegS", "LegS memory, linear read-out",
+    ]  # fmt: skip
+    assert len(table.columns) == 7
+    assert table.rows["legs"].reported["rate_up"] == (88.8, "third-hand")
+    assert table.rows["lmu"].reported["rate_up"] == (6.0, "recalled")
+    for cell in filled:
+        config = cell.runs[0].config
+        assert len(cell.runs) == (3 if cell.row in ("legs", "memory") else 2)
+        assert config["trainer"]["max_epochs"] == 100
+        model = cell.row.removesuffix("_seconds")
+        rate = {"neural_cde": 1e-3 * 100 / 32, "memory": 3e-2}.get(model, 1e-3)  # the first as its authors have it
+        rate = 1e-4 if cell.row == "ode_rnn" else rate  # at 1e-3 its loss grows
+        assert config["optimizer"] == {"_target_": "torch.optim.Adam", "lr": rate}
+        assert config["dataset"]["batch_size"] == 100
+        assert config["model"]["hidden_size"] == {"neural_cde": 32, "memory": 16}.get(model, 256)
+        shift = table.columns[cell.column].shift
+        assert shift is None or config["dataset"]["shifts"][shift] is not None
+        timed = cell.column.startswith(("time", "drop"))
+        if model in ("gru_d", "ode_rnn", "neural_cde"):
+            assert config["dataset"]["timestamps"] == "separate"
+            assert config["model"]["unit"] == (200 if cell.row.endswith("seconds") else 1)
+        elif timed:
+            own = "separate" if model in ("legs", "memory") else "channel" if cell.row.endswith("seconds") else "index"
+            assert config["dataset"]["timestamps"] == own
+        else:
+            assert config["dataset"]["timestamps"] is None
