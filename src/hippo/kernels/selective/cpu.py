@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hippo.kernels.common import compile as jit
+from hippo.kernels.common.threads import side_by_side
 
 _SPAN = 28  # steps whose states the backward pass makes again at once, from those at its start
 
@@ -39,7 +40,7 @@ class SelectiveScan(torch.autograd.Function):
             addresses = (x.data_ptr() for x in (*arrays, scratch[k]))
             forward(*addresses, length, width, states, *shares[k])
 
-        jit.side_by_side(work, len(shares))
+        side_by_side(work, len(shares))
         ctx.save_for_backward(u, step, A, B, C, starts)
         return y, h.mT
 
@@ -61,7 +62,7 @@ class SelectiveScan(torch.autograd.Function):
             addresses = (x.data_ptr() for x in (*arrays, to_A[k], scratch[k]))
             backward(*addresses, length, width, states, *shares[k])
 
-        jit.side_by_side(work, len(shares))
+        side_by_side(work, len(shares))
         return to_u, to_step, to_A.sum(0).mT, to_B, to_C, g.mT
 
 
