@@ -87,9 +87,9 @@ class Sequences(Dataset[Batch]):
 
 def _read(batch: Batch) -> Tensor:
     """Return which values a model gets to read, (B, L, 1) or (B, L, C)."""
-    read = torch.ones(*batch.x.shape[:2], 1, dtype=torch.bool)
+    read = torch.ones(*batch.x.shape[:2], 1, dtype=torch.bool, device=batch.x.device)
     if batch.lengths is not None:
-        read &= (torch.arange(batch.x.shape[1]) < batch.lengths.unsqueeze(1)).unsqueeze(-1)
+        read &= (torch.arange(batch.x.shape[1], device=batch.x.device) < batch.lengths.unsqueeze(1)).unsqueeze(-1)
     if batch.mask is not None:
         read = read & (batch.mask if batch.mask.dim() == 3 else batch.mask.unsqueeze(-1))
     return read

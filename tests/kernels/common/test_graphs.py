@@ -349,11 +349,12 @@ def product_precision():
 
 @contextlib.contextmanager
 def determinism():
-    torch.use_deterministic_algorithms(True)
+    before = torch.are_deterministic_algorithms_enabled()  # a run in the same process may have switched them on
+    torch.use_deterministic_algorithms(not before)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.use_deterministic_algorithms(before)
 
 
 @contextlib.contextmanager
