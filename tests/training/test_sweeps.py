@@ -78,6 +78,8 @@ def test_seeds_share_a_configuration_and_the_command_leaves_out_where(tmp_path):
     assert moved.folder == tmp_path / "digits_gru" / other.id
     assert moved.command == other.command == "python train.py experiment=digits model=gru seed=5"
     assert command(["x=[1, 2]"]) == "python train.py 'x=[1, 2]'"
+    with pytest.raises(ConfigError, match="seed must lie between 0"):
+        first.with_seed(-1)
 
 
 def test_the_grid_launches_all_combinations_and_tells_every_failure_at_the_end():

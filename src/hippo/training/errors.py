@@ -23,6 +23,8 @@ def explain(error: Exception) -> str | None:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         choices = ", ".join(sorted(error.options))
         return f"{group}={option} does not exist{did_you_mean(option, error.options)}; choose from: {choices}"
+    if isinstance(error, ValueError) and "Config group override" in str(error):  # Hydra's answer to logger=null
+        return "a group cannot be null: choose one of its options (of logger and scheduler, none: logger=none)"
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         siblings = list(cause.parent_node or ()) if isinstance(cause.parent_node, DictConfig) else []

@@ -16,7 +16,6 @@ from typing import IO, Any, cast
 
 import hydra
 import torch
-from filelock import FileLock, Timeout
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -26,9 +25,10 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from hippo import locks
 from hippo.errors import UserError
 from hippo.training import records
-from hippo.training.config import check
+from hippo.training.config import check, check_seed
 from hippo.training.errors import reason
 from hippo.training.run import run as train
 
@@ -83,7 +83,12 @@ class Run:
         return cls(tuple(overrides), values["name"], records.identity(values), values, seeded)
 
     def with_seed(self, seed: int) -> "Run":
-        """Return the same run under another seed, with all that follows from it."""
+        """Return the same run under another seed, with all that follows from it.
+
+        Raises:
+            ConfigError: If no run can have this seed.
+        """
+        check_seed(seed)
         config = self.config | {"seed": seed}
         overrides = (*(o for o in self.overrides if not o.startswith("seed=")), f"seed={seed}")
         if self.composed is not None:
@@ -115,11 +120,8 @@ class Run:
         """One of "done", "running", "cut" and "missing"."""
         if (self.folder / "record.json").is_file():
             return "done"
-        if (self.folder / ".lock").is_file():
-            try:
-                FileLock(self.folder / ".lock", timeout=0).acquire().lock.release()
-            except Timeout:
-                return "running"
+        if locks.is_held(self.folder):
+            return "running"
         return "cut" if (self.folder / "checkpoints" / "last.ckpt").is_file() else "missing"
 
 
