@@ -98,8 +98,9 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         results = evaluate(trainer, module, data, history.epochs, folder / "checkpoints")
         if is_first():
             record = _record(values, folder, data, module, history, trainer, results)
-            if tracker:
-                tracking.log_results(tracker, record, folder)
+            if isinstance(tracker, tracking.Window):
+                with tracker.harmless():
+                    tracking.log_results(tracker, record, folder)
     except (KeyboardInterrupt, SystemExit) as stop:
         if record is None:
             say("interrupted; the same command goes on from the last complete epoch")
