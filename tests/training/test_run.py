@@ -1,5 +1,6 @@
 """Runs: reproducible, resumable, recorded once, and tested at the end only."""
 
+import contextlib
 import errno
 import json
 import os
@@ -20,7 +21,7 @@ from hydra.utils import instantiate
 from hippo import HiPPO, locks
 from hippo.data import Batch, DataError, Digits, Sequences, WhiteNoise
 from hippo.locks import Held
-from hippo.training import records
+from hippo.training import processes, records
 from hippo.training.config import ConfigError, check
 from hippo.training.errors import explain
 from hippo.training.learner import Divergence, SequenceLearner
@@ -427,28 +428,70 @@ def test_checkpoints_hold_weights_and_no_tables(tiny):
     assert sum(tensor.numel() for tensor in checkpoint["state_dict"].values()) == record["parameters"]
 
 
-def test_two_processes_train_as_one_does(tiny, tmp_path):
+@pytest.mark.slow
+def test_two_processes_of_which_one_is_killed_leave_none_and_go_on_to_what_one_process_comes_to(tiny, tmp_path):
     """The batch is shared out, so two processes take the same steps; sums in another order round differently."""
     whole_batches = ["+trainer.limit_train_batches=25"]
     alone = run(tiny(*whole_batches))
+    two = command(tmp_path, *whole_batches, "trainer=ddp", "trainer.accelerator=cpu")
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1"}
-    done = subprocess.run(
-        command(tmp_path / "two", *whole_batches, "trainer=ddp", "trainer.accelerator=cpu"),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    first = subprocess.Popen(two, cwd=ROOT, env=environment, start_new_session=True, **output)
+    while first.poll() is None and not list(tmp_path.glob("*/*/checkpoints/last.ckpt")):
+        time.sleep(0.005)
+    first.kill()
+    first.wait()
+    killed = time.monotonic()
+    while alive(first.pid):
+        assert time.monotonic() - killed < 15
+        time.sleep(0.1)
+    assert not list(tmp_path.glob("*/*/record.json"))
+    done = subprocess.run(two, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (path,) = (tmp_path / "two").glob("*/*/record.json")
+    (path,) = tmp_path.glob("*/*/record.json")
     record = records.read(path)
+    assert record["resumed"] == 1
     assert record["processes"] == 2
     assert record["id"] == alone["id"]
     assert sum(map(sum, record["confusion"])) == 270
     for epoch, expected in zip(record["history"], alone["history"], strict=True):
         for metric in ("train/loss", "validation/loss"):
             assert epoch[metric] == pytest.approx(expected[metric], rel=1e-5)
+
+
+def alive(group: int) -> list[int]:
+    """The processes of a group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, pgid = path.read_text().rpartition(")")[2].split()[:3]
+            if int(pgid) == group and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_what_the_first_process_started_ends_with_it_whatever_it_waits_for(tmp_path):
+    """With a first process that starts a second, which waits as for a greeting, and is killed."""
+    stub = "u = types.ModuleType('u'); u.rank_zero_only = types.SimpleNamespace(rank=1)"  # Lightning takes its time
+    second = (
+        f"import runpy, sys, time, types; {stub}\n"
+        "sys.modules |= {'pytorch_lightning': u, 'pytorch_lightning.utilities': u}\n"
+        f"runpy.run_path({str(processes.__file__)!r})['end_together'](); print(1, flush=True); time.sleep(600)"
+    )
+    first = (
+        "import os, subprocess, sys, time; os.environ['HIPPO_FIRST_PROCESS'] = str(os.getpid())\n"
+        f"subprocess.Popen([sys.executable, '-c', {second!r}]); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", first], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"1\n"
+    assert len(alive(process.pid)) == 2
+    process.kill()
+    process.wait()
+    killed = time.monotonic()
+    while alive(process.pid):
+        assert time.monotonic() - killed < 5
+        time.sleep(0.05)
 
 
 def test_denormals_are_flushed_in_every_thread():

@@ -1,6 +1,12 @@
 """Which of several processes this one is; only the first speaks and writes."""
 
+import os
+import threading
+import time
+
 from pytorch_lightning.utilities import rank_zero_only
+
+_PARENT = "HIPPO_FIRST_PROCESS"
 
 
 def is_first() -> bool:
@@ -12,3 +18,21 @@ def say(line: str) -> None:
     """Print a line at once, from the first process alone."""
     if is_first():
         print(line, flush=True)
+
+
+def end_together() -> None:
+    """Make the processes that the first one starts end when it does, in whatever way.
+
+    Lightning's would wait for a process that was killed for half an hour, in the midst of their greetings.
+    """
+    if is_first():
+        os.environ[_PARENT] = str(os.getpid())  # for those that it starts
+        return
+    parent = int(os.environ.get(_PARENT) or os.getppid())
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -21,7 +21,7 @@ from hippo.training.config import ConfigError, check
 from hippo.training.curves import draw_curves
 from hippo.training.evaluate import evaluate, throughput
 from hippo.training.learner import SequenceData, SequenceLearner
-from hippo.training.processes import is_first, say
+from hippo.training.processes import end_together, is_first, say
 
 
 def run(config: DictConfig) -> dict[str, Any] | None:
@@ -40,6 +40,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         hippo.locks.Held: If another process is at work on the same run.
         hippo.data.DataError: If the data are missing or damaged.
     """
+    end_together()
     values = check(config)
     name, identity = values["name"], records.identity(values)
     folder = Path(values["paths"]["outputs"]).expanduser() / name / identity
