@@ -201,15 +201,19 @@ from tests.training.test_sweeps import plan
 from hippo.training.sweeps import side_by_side
 side_by_side([plan(Path({str(tmp_path)!r}), n, "wait") for n in range(2)], Path({str(main)!r}), jobs=2)
 """
-    driver = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     end = time.monotonic() + 120
     logs = [run.folder / "log.txt" for run in runs]
     while not all(log.is_file() and "epoch" in log.read_text() for log in logs):
         assert time.monotonic() < end
         time.sleep(0.1)
     driver.send_signal(signal.SIGTERM)
-    driver.communicate(timeout=60)
-    assert driver.returncode != 0
+    said, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 143
+    assert "the same command goes on" in said
+    assert "Traceback" not in errors
     assert all((run.folder / "interrupted").exists() for run in runs)
 
 

@@ -1,6 +1,8 @@
 """Which of several processes this one is; only the first speaks and writes."""
 
+import contextlib
 import os
+import sys
 import threading
 import time
 
@@ -15,9 +17,22 @@ def is_first() -> bool:
 
 
 def say(line: str) -> None:
-    """Print a line at once, from the first process alone."""
-    if is_first():
+    """Print a line at once, from the first process alone. Where nobody can read it any more, go on in silence."""
+    if not is_first():
+        return
+    try:
         print(line, flush=True)
+    except OSError as error:
+        mute(error)
+
+
+def mute(error: OSError) -> None:
+    """Lead the standard output to nowhere, as after `train.py | head`: a result is worth more than its audience."""
+    with contextlib.suppress(OSError):
+        print(f"the standard output is closed ({error.strerror}); the run goes on", file=sys.stderr, flush=True)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def end_together() -> None:

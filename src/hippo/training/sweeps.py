@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
 
 import hydra
 import torch
@@ -30,6 +30,7 @@ from hippo.errors import UserError
 from hippo.training import records
 from hippo.training.config import check, check_seed
 from hippo.training.errors import reason
+from hippo.training.processes import mute
 from hippo.training.run import run as train
 
 EPOCH = re.compile(r"^epoch +(\d+)/\d+ +train loss .*")
@@ -171,7 +172,7 @@ def side_by_side(
     """Train runs, some at a time, each in a process of its own with its share of the cores.
 
     What is done is not repeated; what another process is at work on is waited for. Output goes to `log.txt` in each
-    run's folder. An interrupt is passed on to the runs, which stop at their last epoch.
+    run's folder. An interrupt, or SIGTERM, is passed on to the runs, which stop at their last epoch.
 
     Args:
         runs: What to train.
@@ -202,7 +203,7 @@ def side_by_side(
                         progress.update(child.run.epochs - child.epochs)
                         if why := child.failure():
                             failures[child.run] = why
-                        tqdm.write(f"{child.run.name} {child.run.id}   {f'failed: {why}' if why else child.result}")
+                        _tell(f"{child.run.name} {child.run.id}   {f'failed: {why}' if why else child.result}")
                         after_each()
                 free = [slot for slot in slots if slot not in children]
                 if free and waiting:
@@ -216,11 +217,12 @@ def side_by_side(
                             slot = free.pop(0)
                             children[slot] = _Child(run, main, threads, slots[slot])
                 time.sleep(_POLL)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             for child in children.values():
                 child.process.terminate()  # and not SIGINT, which what nohup starts in the background ignores
             for child in children.values():
                 child.process.wait()
+            _tell("interrupted; the same command goes on where its runs were left")
             raise
         finally:
             progress.close()
@@ -275,6 +277,13 @@ class _Child:
         return f"{why} (log: {self.run.folder / 'log.txt'})"
 
 
+def _tell(line: str) -> None:
+    try:
+        tqdm.write(line)
+    except OSError as error:
+        mute(error)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -295,8 +304,12 @@ def share_out(jobs: int | None, runs: int) -> dict[int, dict[str, str]]:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that it reaches the children."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let SIGTERM end this process in good order, so that it reaches the children."""
+
+    def leave(*_: Any) -> NoReturn:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
