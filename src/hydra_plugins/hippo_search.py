@@ -63,6 +63,8 @@ class Search(Sweeper):
         from hippo.training.config import ConfigError
         from hippo.training.sweeps import SweepFailed
 
+        assert self.hydra_context is not None
+        assert self.config is not None
         try:
             import optuna
         except ImportError as error:
@@ -147,7 +149,7 @@ def distribution(override: Override) -> Any:
     if override.is_interval_sweep():
         kind = IntDistribution if isinstance(value.start, int) and isinstance(value.end, int) else FloatDistribution
         return kind(value.start, value.end, log="log" in value.tags)
-    choices = list(override.sweep_iterator(transformer=Transformer.encode))
+    choices: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
     if override.is_range_sweep() and not value.shuffle and len(choices) > 1:
         kind = IntDistribution if all(isinstance(choice, int) for choice in choices) else FloatDistribution
         return kind(min(choices), max(choices), step=abs(value.step))

@@ -55,15 +55,16 @@ def wandb_logger(
     chosen = {"dryrun": "offline", "run": "online"}.get(chosen, chosen)  # W&B's words of old
     if chosen not in ("auto", "online", "offline", "disabled"):
         raise ConfigError(f"WANDB_MODE={chosen} is none of online, offline, disabled")
-    if "WANDB_MODE" in os.environ:
-        os.environ["WANDB_MODE"] = "online" if chosen == "auto" else chosen  # W&B reads it, and knows no capitals
     if chosen == "auto":
         chosen = "online" if _can_log_in() else "offline"
+    if "WANDB_MODE" in os.environ:
+        os.environ["WANDB_MODE"] = chosen  # W&B reads it, and knows no capitals
     for key in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # they would lie under the home folder
         if key not in os.environ or key in _chosen:
             os.environ[key] = str(folder / "wandb")
             _chosen.add(key)
-    for tried in dict.fromkeys((chosen, "disabled" if chosen == "disabled" else "offline")):
+    modes: list[Any] = [chosen, "offline"] if chosen == "online" else [chosen]
+    for tried in modes:
         try:
             run = wandb.init(
                 project=project,
