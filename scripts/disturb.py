@@ -6,6 +6,7 @@ Runs take place in processes that are forked from this one, so that a disturbanc
 """
 
 import argparse
+import contextlib
 import os
 import random
 import resource
@@ -152,14 +153,14 @@ def begin(outputs: Path, limit: int | None = None, force: bool = False) -> int:
     except SystemExit:
         code = EXPLAINED  # it was told to stop, and said how to go on
     except Exception as error:
-        if explanation := explain(error):
-            print(explanation, file=sys.stderr)
-            code = EXPLAINED
-        else:
-            traceback.print_exc()
+        explanation = explain(error)
+        code = EXPLAINED if explanation else BUG
+        with contextlib.suppress(OSError):  # the log has no more place than other files
+            print(explanation or traceback.format_exc(), file=sys.stderr)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 
