@@ -17,7 +17,7 @@ import time
 import traceback
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -135,8 +135,13 @@ def begin(outputs: Path, limit: int | None = None, force: bool = False) -> int:
         force: Whether to start over.
     """
     outputs.mkdir(parents=True, exist_ok=True)
-    if process := os.fork():
-        return process
+    process = os.fork()
+    if not process:
+        _work(outputs, limit, force)
+    return process
+
+
+def _work(outputs: Path, limit: int | None, force: bool) -> NoReturn:
     code = BUG
     try:
         log = os.open(outputs / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
