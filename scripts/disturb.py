@@ -17,7 +17,7 @@ import time
 import traceback
 from collections import Counter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -141,7 +141,7 @@ def begin(outputs: Path, limit: int | None = None, force: bool = False) -> int:
     return process
 
 
-def _work(outputs: Path, limit: int | None, force: bool) -> NoReturn:
+def _work(outputs: Path, limit: int | None, force: bool) -> None:
     code = BUG
     try:
         log = os.open(outputs / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
