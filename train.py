@@ -36,8 +36,20 @@ def stop(error: Exception) -> NoReturn:
     sys.exit(f"error: {explanation}")
 
 
+def open_what_is_closed() -> None:
+    """Lead closed standard streams (`>&-`) to nowhere, lest a file that is opened later get what is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 if __name__ == "__main__":
+    open_what_is_closed()
     try:
         train()
+    except KeyboardInterrupt:  # before a run, or between runs; one that has begun says how to go on
+        sys.exit(130)
     except Exception as error:
         stop(error)

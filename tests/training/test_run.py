@@ -1,5 +1,6 @@
 """Runs: reproducible, resumable, recorded once, and tested at the end only."""
 
+import contextlib
 import errno
 import json
 import os
@@ -17,9 +18,10 @@ import torch
 from filelock import FileLock
 from hydra.utils import instantiate
 
-from hippo import HiPPO
+from hippo import HiPPO, locks
 from hippo.data import Batch, DataError, Digits, Sequences, WhiteNoise
-from hippo.training import records
+from hippo.locks import Held
+from hippo.training import processes, records
 from hippo.training.config import ConfigError, check
 from hippo.training.errors import explain
 from hippo.training.learner import Divergence, SequenceLearner
@@ -161,11 +163,23 @@ def _power_cut(*_):
     raise KeyError("power cut")
 
 
-def test_a_complete_run_is_shown_and_not_repeated(tiny, capsys, monkeypatch):
-    first = run(tiny())
-    monkeypatch.setattr(pl.Trainer, "fit", None)
-    assert run(tiny()) == first
+def test_a_complete_run_is_shown_and_not_repeated_without_writing_anything(tiny, capsys, monkeypatch):
+    """As where the outputs are read-only, which does not hinder root, as whom tests may run."""
+    config = tiny()
+    first = run(config)
+    for module, name in ((pl.Trainer, "fit"), (locks, "hold"), (Path, "mkdir")):
+        monkeypatch.setattr(module, name, None)
+    assert run(config) == first
     assert "is complete" in capsys.readouterr().out
+
+
+def test_the_record_is_written_where_the_system_does_not_tell_memory_and_no_picture_can_be_drawn(tiny, monkeypatch):
+    config = tiny("trainer.max_epochs=1")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr("hippo.training.run.draw_curves", _power_cut)
+    with pytest.raises(KeyError, match="power cut"):
+        run(config)
+    assert "host" not in records.read(folder_of(config) / "record.json")["peak_memory"]
 
 
 def test_force_starts_over(tiny):
@@ -183,7 +197,7 @@ def test_two_processes_never_share_a_run(tiny):
     config = tiny()
     folder = folder_of(config)
     folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"), pytest.raises(ConfigError, match="another process is at work"):
+    with FileLock(folder / ".lock"), pytest.raises(Held, match="another process is at work"):
         run(config)
 
 
@@ -231,13 +245,29 @@ def test_a_damaged_record_is_named(tiny):
         run(config)
 
 
-def test_a_damaged_checkpoint_says_what_to_do(tiny):
-    config = tiny()
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_its_best_and_ends_the_same(
+    tiny, wrecked, monkeypatch, capsys, tmp_path
+):
+    """By one flipped bit, in the weights of the read-out."""
+    whole = run(tiny(*wrecked, f"paths.outputs={tmp_path / 'whole'}"))
+    config = tiny(*wrecked)
     checkpoints = folder_of(config) / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    (checkpoints / "last.ckpt").write_bytes(b"half a checkpoint")
-    with pytest.raises(ConfigError, match="force=true"):
-        run(config)
+    with monkeypatch.context() as context:
+        context.setattr(SequenceLearner, "test_step", _power_cut)
+        with pytest.raises(KeyError):
+            run(config)
+    last = checkpoints / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    weights = torch.load(last, weights_only=True)["state_dict"]["head.weight"].numpy().tobytes()
+    assert content.count(weights) == 1
+    content[content.find(weights)] ^= 16
+    last.write_bytes(content)
+    record = run(config)
+    said = capsys.readouterr().out
+    assert "last.ckpt is damaged (the checksum of" in said
+    assert "resuming from " + str(checkpoints / "best.ckpt") in said
+    assert same(record, whole)
+    assert record["metrics"]["best"]["epoch"] < 3
 
 
 def test_a_full_disk_while_saving_leaves_the_checkpoint_before(undisturbed, tiny, monkeypatch):
@@ -308,6 +338,22 @@ def test_a_checkpoint_of_another_epoch_than_the_history_names_is_refused(tiny, w
         run(config)
 
 
+def test_weights_that_are_not_those_of_the_recorded_validation_are_refused(tiny, monkeypatch):
+    """Whatever made them so: here somebody changes one weight of the kept epoch."""
+    config = tiny("trainer.max_epochs=1")
+    monkeypatch.setattr(SequenceLearner, "test_step", _power_cut)
+    with pytest.raises(KeyError):
+        run(config)
+    monkeypatch.undo()
+    path = folder_of(config) / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["head.bias"][0] += 0.5
+    torch.save(checkpoint, path)
+    with pytest.raises(ConfigError, match=r"best\.ckpt give the validation loss .* not the same weights.*force=true"):
+        run(config)
+    assert not (folder_of(config) / "record.json").exists()
+
+
 def test_an_early_stopped_run_stays_stopped_when_cut_before_its_end(tiny, monkeypatch):
     overrides = ("patience=1", "optimizer.lr=0.0")
     config = tiny(*overrides)
@@ -352,7 +398,8 @@ def test_the_test_split_is_read_only_after_training(tiny, monkeypatch, wrecked):
     names = {id(getattr(splits, name)): name for name in batches}
     order = [names[read] for read in reads]
     epoch = ["train"] * batches["train"] + ["validation"] * batches["validation"]
-    assert order == epoch * 3 + ["test"] * (2 * batches["test"] + 1)  # the best weights, the last, and for the speed
+    kept = ["validation"] * batches["validation"]  # compared with what was recorded
+    assert order == epoch * 3 + kept + ["test"] * (2 * batches["test"] + 1)  # best and last weights, and the speed
 
 
 def test_a_diverging_run_stops_with_advice_and_leaves_no_record(tiny):
@@ -381,28 +428,70 @@ def test_checkpoints_hold_weights_and_no_tables(tiny):
     assert sum(tensor.numel() for tensor in checkpoint["state_dict"].values()) == record["parameters"]
 
 
-def test_two_processes_train_as_one_does(tiny, tmp_path):
+@pytest.mark.slow
+def test_two_processes_of_which_one_is_killed_leave_none_and_go_on_to_what_one_process_comes_to(tiny, tmp_path):
     """The batch is shared out, so two processes take the same steps; sums in another order round differently."""
     whole_batches = ["+trainer.limit_train_batches=25"]
     alone = run(tiny(*whole_batches))
+    two = command(tmp_path, *whole_batches, "trainer=ddp", "trainer.accelerator=cpu")
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1"}
-    done = subprocess.run(
-        command(tmp_path / "two", *whole_batches, "trainer=ddp", "trainer.accelerator=cpu"),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    first = subprocess.Popen(two, cwd=ROOT, env=environment, start_new_session=True, **output)
+    while first.poll() is None and not list(tmp_path.glob("*/*/checkpoints/last.ckpt")):
+        time.sleep(0.005)
+    first.kill()
+    first.wait()
+    killed = time.monotonic()
+    while alive(first.pid):
+        assert time.monotonic() - killed < 15
+        time.sleep(0.1)
+    assert not list(tmp_path.glob("*/*/record.json"))
+    done = subprocess.run(two, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (path,) = (tmp_path / "two").glob("*/*/record.json")
+    (path,) = tmp_path.glob("*/*/record.json")
     record = records.read(path)
+    assert record["resumed"] == 1
     assert record["processes"] == 2
     assert record["id"] == alone["id"]
     assert sum(map(sum, record["confusion"])) == 270
     for epoch, expected in zip(record["history"], alone["history"], strict=True):
         for metric in ("train/loss", "validation/loss"):
             assert epoch[metric] == pytest.approx(expected[metric], rel=1e-5)
+
+
+def alive(group: int) -> list[int]:
+    """The processes of a group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, pgid = path.read_text().rpartition(")")[2].split()[:3]
+            if int(pgid) == group and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_what_the_first_process_started_ends_with_it_whatever_it_waits_for(tmp_path):
+    """With a first process that starts a second, which waits as for a greeting, and is killed."""
+    stub = "u = types.ModuleType('u'); u.rank_zero_only = types.SimpleNamespace(rank=1)"  # Lightning takes its time
+    second = (
+        f"import runpy, sys, time, types; {stub}\n"
+        "sys.modules |= {'pytorch_lightning': u, 'pytorch_lightning.utilities': u}\n"
+        f"runpy.run_path({str(processes.__file__)!r})['end_together'](); print(1, flush=True); time.sleep(600)"
+    )
+    first = (
+        "import os, subprocess, sys, time; os.environ['HIPPO_FIRST_PROCESS'] = str(os.getpid())\n"
+        f"subprocess.Popen([sys.executable, '-c', {second!r}]); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", first], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"1\n"
+    assert len(alive(process.pid)) == 2
+    process.kill()
+    process.wait()
+    killed = time.monotonic()
+    while alive(process.pid):
+        assert time.monotonic() - killed < 5
+        time.sleep(0.05)
 
 
 def test_denormals_are_flushed_in_every_thread():

@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
+from hydra.utils import instantiate
 
 from hippo.training import sweeps
 from hippo.training.config import ConfigError
@@ -78,6 +79,8 @@ def test_seeds_share_a_configuration_and_the_command_leaves_out_where(tmp_path):
     assert moved.folder == tmp_path / "digits_gru" / other.id
     assert moved.command == other.command == "python train.py experiment=digits model=gru seed=5"
     assert command(["x=[1, 2]"]) == "python train.py 'x=[1, 2]'"
+    with pytest.raises(ConfigError, match="seed must lie between 0"):
+        first.with_seed(-1)
 
 
 def test_the_grid_launches_all_combinations_and_tells_every_failure_at_the_end():
@@ -198,15 +201,19 @@ from tests.training.test_sweeps import plan
 from hippo.training.sweeps import side_by_side
 side_by_side([plan(Path({str(tmp_path)!r}), n, "wait") for n in range(2)], Path({str(main)!r}), jobs=2)
 """
-    driver = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     end = time.monotonic() + 120
     logs = [run.folder / "log.txt" for run in runs]
     while not all(log.is_file() and "epoch" in log.read_text() for log in logs):
         assert time.monotonic() < end
         time.sleep(0.1)
     driver.send_signal(signal.SIGTERM)
-    driver.communicate(timeout=60)
-    assert driver.returncode != 0
+    said, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 143
+    assert "the same command goes on" in said
+    assert "Traceback" not in errors
     assert all((run.folder / "interrupted").exists() for run in runs)
 
 
@@ -223,23 +230,94 @@ def test_the_sweep_for_wandb_asks_for_runs_that_can_be_made():
     assert 0 < record["metrics"][reading][split][metric] <= 1
 
 
+class Valley:
+    """A launcher that trains nothing: what a run comes to is known from its overrides; it may be killed."""
+
+    def __init__(self, killed_at: int | None = None) -> None:
+        self.launched, self.killed_at = [], killed_at
+
+    def launch(self, job_overrides, initial_job_idx):
+        if initial_job_idx == self.killed_at:
+            raise KeyboardInterrupt
+        self.launched.append((initial_job_idx, job_overrides))
+        return [self.one(overrides) for overrides in job_overrides]
+
+    def one(self, overrides):
+        values = dict(override.split("=") for override in overrides)
+        job = JobReturn(status=JobStatus.COMPLETED, overrides=overrides)
+        job.return_value = -abs(float(values["optimizer.lr"]) - 0.01) - (values["trainer.gradient_clip_val"] == "3")
+        return job
+
+
+@pytest.fixture
+def search(tmp_path):
+    """The function (launcher, *overrides of the sweeper) -> the trials that it launched, with `model=gru`."""
+    pytest.importorskip("optuna")
+
+    def search(launcher, *settings):
+        with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            options = ["hydra/sweeper=search", "hydra.sweeper.n_trials=8", f"paths.outputs={tmp_path}", *settings]
+            config = hydra.compose("train", options, return_hydra_config=True)
+            sweeper = instantiate(config.hydra.sweeper)
+            sweeper.launcher, sweeper.config = launcher, config
+            sweeper.hydra_context = HydraContext(GlobalHydra.instance().config_loader(), Callback())
+            sweeper.sweep(["model=gru"])
+        return launcher.launched
+
+    return search
+
+
+def test_a_search_proposes_in_batches_what_it_is_told_to_and_names_the_best(search, tmp_path):
+    launched = search(Valley())
+    assert [first for first, _ in launched] == [0, 4]
+    trials = [dict(o.split("=") for o in overrides) for _, batch in launched for overrides in batch]
+    assert all(3e-4 <= float(trial["optimizer.lr"]) <= 3e-2 for trial in trials)
+    assert all(trial["trainer.gradient_clip_val"] in ("0.3", "1", "3") for trial in trials)
+    assert all(trial["model"] == "gru" for trial in trials)
+    found = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    values = [Valley().one([f"{k}={v}" for k, v in trial.items()]).return_value for trial in trials]
+    assert found["best_value"] == max(values)
+    assert str(found["best_params"]["optimizer.lr"]) == trials[values.index(max(values))]["optimizer.lr"]
+    assert search(Valley()) == launched  # the same seed
+    assert search(Valley(), "hydra.sweeper.sampler.seed=1") != launched
+
+
+def test_a_stored_search_that_is_killed_goes_on_as_if_it_had_not_been(search, tmp_path):
+    """In the midst of a batch; and with more trials once it is done."""
+    whole = search(Valley())
+    storage = f"hydra.sweeper.storage=sqlite:///{tmp_path}/search.db"
+    with pytest.raises(KeyboardInterrupt):
+        search(Valley(killed_at=4), storage)
+    assert search(Valley(), storage) == whole[1:]
+    assert search(Valley(), storage) == []
+    (more,) = search(Valley(), storage, "hydra.sweeper.n_trials=10")
+    assert (more[0], len(more[1])) == (8, 2)
+
+
+def test_a_search_stops_where_too_many_fail_and_tells_why(search):
+    class Fails(Valley):
+        def one(self, overrides):
+            job = JobReturn(status=JobStatus.FAILED, overrides=overrides)
+            job.return_value = ConfigError("out of tune")
+            return job
+
+    with pytest.raises(SweepFailed, match=r"4 of 4 runs failed:\n  python train\.py model=gru .*\n    out of tune"):
+        search(Fails())
+
+
 @pytest.mark.slow
-def test_a_search_tries_what_it_is_told_to_and_names_the_best(tmp_path):
-    pytest.importorskip("optuna", reason="hydra-optuna-sweeper is not installed")
+def test_a_search_from_the_command_line(tmp_path):
+    pytest.importorskip("optuna")
     search = ["experiment=digits", "model=gru", "model.hidden_size=4", "trainer.max_epochs=1", "hydra/sweeper=search"]
-    few = ["hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", f"paths.outputs={tmp_path}", "logger=none"]
+    few = ["hydra.sweeper.n_trials=1", f"paths.outputs={tmp_path}", "logger=none"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), "-m", *search, *few], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     best = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
-    found = [json.loads(path.read_text()) for path in tmp_path.rglob("record.json")]
-    assert len(found) == 2
-    top = max(found, key=lambda record: record["metrics"]["best"]["validation"]["accuracy"])
-    assert best["best_value"] == top["metrics"]["best"]["validation"]["accuracy"]
-    rates = [record["config"]["optimizer"]["lr"] for record in found]
-    assert best["best_params"]["optimizer.lr"] in rates
-    assert all(3e-4 <= rate <= 3e-2 for rate in rates)
+    (found,) = [json.loads(path.read_text()) for path in tmp_path.rglob("record.json")]
+    assert best["best_value"] == found["metrics"]["best"]["validation"]["accuracy"]
+    assert best["best_params"]["optimizer.lr"] == found["config"]["optimizer"]["lr"]
 
 
 def sweep(outputs: Path) -> list[str]:

@@ -80,7 +80,11 @@ def parse(path: Path) -> dict:
     return found
 
 
-def test_an_offline_run_logs_everything_and_says_how_to_upload_it(tracked, capsys):
+def test_an_offline_run_logs_everything_in_its_folder_and_says_how_to_upload_it(tracked, capsys, monkeypatch):
+    """Where there is no home folder, and none can be made."""
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    for name in ("DATA", "CACHE", "CONFIG"):
+        monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
     config = tracked("scheduler=cosine")
     record = run(config)
     logged = read_offline(folder_of(config))
@@ -99,7 +103,8 @@ def test_an_offline_run_logs_everything_and_says_how_to_upload_it(tracked, capsy
         assert seen == pytest.approx([epoch[name] for epoch in record["history"]])
     assert len([row for row in logged["history"] if "seconds/epoch" in row]) == 3
     assert any("curves/path" in row for row in logged["history"])
-    assert any("confusion_table/path" in row for row in logged["history"])
+    assert any("confusion/path" in row for row in logged["history"])
+    assert not (folder_of(config) / "wandb" / "artifacts").exists()
 
 
 def test_the_latest_folder_of_a_resumed_offline_run_holds_all_of_it(tracked, monkeypatch):
@@ -169,7 +174,7 @@ def test_the_mode_is_online_where_logging_in_works(monkeypatch, tmp_path, answer
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(tracking.wandb, "login", login)
     monkeypatch.setattr(tracking.wandb, "init", lambda **kwargs: seen.update(kwargs) or Run())
-    monkeypatch.setattr(tracking, "WandbLogger", lambda **kwargs: kwargs)
+    monkeypatch.setattr(tracking, "Window", lambda **kwargs: kwargs)
     tracking.wandb_logger(name="n", identity="i", folder=tmp_path, settings={}, resume=True)
     assert seen["mode"] == mode
     assert seen["resume"] == ("allow" if mode == "online" else None)
@@ -177,6 +182,56 @@ def test_the_mode_is_online_where_logging_in_works(monkeypatch, tmp_path, answer
     monkeypatch.setenv("WANDB_MODE", "disabled")
     tracking.wandb_logger(name="n", identity="i", folder=tmp_path, settings={}, resume=False)
     assert seen["mode"] == "disabled"
+
+
+@pytest.mark.parametrize(
+    ("said", "mode"),
+    [("Offline", "offline"), ("dryrun", "offline"), ("ONLINE", "online"), ("run", "online"), ("Disabled", "disabled")],
+)
+def test_the_environment_says_the_mode_in_whatever_letters(monkeypatch, tmp_path, said, mode):
+    """W&B itself reads the variable as well, and refuses capitals."""
+    started = []
+    monkeypatch.setenv("WANDB_MODE", said)
+    monkeypatch.setattr(tracking.wandb, "init", lambda **kwargs: started.append(kwargs["mode"]) or wandb.sdk.wandb_run)
+    monkeypatch.setattr(wandb.sdk.wandb_run, "url", "somewhere", raising=False)
+    monkeypatch.setattr(wandb.sdk.wandb_run, "dir", str(tmp_path), raising=False)
+    monkeypatch.setattr(tracking, "Window", lambda **kwargs: kwargs)
+    tracking.wandb_logger(name="n", identity="i", folder=tmp_path, settings={}, resume=False)
+    assert started == [mode]
+    assert tracking.os.environ["WANDB_MODE"] == mode
+
+
+def test_a_run_without_wandb_is_made_where_it_cannot_be_started(monkeypatch, tmp_path, capsys):
+    tried = []
+
+    def init(**kwargs):
+        tried.append(kwargs["mode"])
+        raise wandb.errors.CommError("no route to host")
+
+    monkeypatch.setattr(tracking.wandb, "init", init)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert tracking.wandb_logger(name="n", identity="i", folder=tmp_path, settings={}, resume=False) is None
+    assert tried == ["online", "offline"]
+    assert "no route to host" in capsys.readouterr().out
+
+
+def test_no_failure_of_wandb_fails_a_run(tracked, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise BrokenPipeError("the service is gone")
+
+    monkeypatch.setattr("pytorch_lightning.loggers.WandbLogger.log_metrics", fail)
+    monkeypatch.setattr(tracking, "log_results", fail)
+    monkeypatch.setattr(tracking.wandb, "finish", fail)
+    config = tracked("trainer.max_epochs=2")
+    try:
+        record = run(config)
+    finally:
+        monkeypatch.undo()
+        wandb.finish()
+    assert record["epochs"] == 2
+    assert (folder_of(config) / "record.json").is_file()
+    said = capsys.readouterr().out
+    assert said.count("W&B failed (the service is gone)") == 1
 
 
 def test_a_run_that_is_told_to_log_nothing_to_wandb_writes_its_record_all_the_same(tracked, monkeypatch):

@@ -7,6 +7,8 @@ that of the top level. A key that the signature lacks, or a value its annotation
 import contextlib
 import difflib
 import inspect
+import math
+import os
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hippo.errors import UserError
+from hippo.training import arguments
 from hippo.training.records import ADDED
 
 
@@ -55,20 +58,10 @@ class Settings:
 
 
 # Given by the code when it calls the target, hence not to be set in a configuration.
-_TRAINER = {
-    "logger",
-    "callbacks",
-    "plugins",
-    "default_root_dir",
-    "num_sanity_val_steps",
-    "enable_model_summary",
-    "use_distributed_sampler",
-    "enable_checkpointing",
-}
 _SUPPLIED: dict[str, set[str]] = {
     "dataset": set(),
     "model": {"input_size"},
-    "trainer": _TRAINER,
+    "trainer": arguments.SUPPLIED,
     "optimizer": {"params"},
     "scheduler": {"optimizer", "total_steps"},
     "logger": {"name", "identity", "folder", "settings", "resume"},
@@ -87,29 +80,33 @@ def check(config: DictConfig) -> dict[str, Any]:
         if key in _SUPPLIED and value and "_target_" not in value:
             raise ConfigError(f"{key} has {', '.join(value)}, but no _target_ that takes it; choose one first: {key}=…")
         _check_node(value, key, _SUPPLIED.get(key, set()))
-    if not 0 <= values["seed"] < 2**32:
-        raise ConfigError(f"seed must lie between 0 and 2**32 - 1, not {values['seed']}")
-    epochs = values["trainer"].get("max_epochs")
-    if epochs is None or epochs < 1:
-        raise ConfigError(f"trainer.max_epochs must be at least 1, not {epochs}")
-    if values["trainer"].get("check_val_every_n_epoch", 1) != 1 or values["trainer"].get("limit_val_batches") == 0:
-        raise ConfigError("validation has to take place in every epoch: it chooses the weights that are tested")
-    if values["trainer"].get("fast_dev_run"):
-        raise ConfigError("trainer.fast_dev_run keeps no weights to test. Add +trainer.limit_train_batches=1 instead")
+    check_seed(values["seed"])
+    if why := arguments.refusal(values["trainer"]):
+        raise ConfigError(why)
     if not values["paths"]["data"] or not values["paths"]["outputs"]:
         raise ConfigError("paths.data and paths.outputs must name folders; use . for the current one")
     if not re.fullmatch(r"[\w.-]+", values["name"]):
         raise ConfigError(
             f"name={values['name']!r} names a folder and a W&B run: letters, digits, '_', '-' and '.' only"
         )
-    for key in ("patience", "threads"):
-        if values[key] is not None and values[key] < 1:
-            raise ConfigError(f"{key} must be null or at least 1, not {values[key]}")
+    if (patience := values["patience"]) is not None and patience < 1:
+        raise ConfigError(f"patience must be null or at least 1, not {patience}")
+    most = max(256, os.cpu_count() or 1)  # a job is planned on one machine and runs on another
+    if (threads := values["threads"]) is not None and not 1 <= threads <= most:
+        raise ConfigError(f"threads must be null or lie between 1 and {most}, not {threads}")
     return values
 
 
+def check_seed(seed: int) -> None:
+    """Raise ConfigError if a run cannot have this seed."""
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed must lie between 0 and 2**32 - 1, not {seed}")
+
+
 def _check_node(value: Any, where: str, supplied: set[str]) -> None:
-    """Check every node below `value` that has a `_target_`."""
+    """Check every node below `value` that has a `_target_`, and that every number is one."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}={value} is no number that a setting can have")
     if isinstance(value, list):
         for i, item in enumerate(value):
             _check_node(item, f"{where}[{i}]", set())

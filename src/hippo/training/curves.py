@@ -1,9 +1,11 @@
-"""The picture of a run: loss, and accuracy where there are classes, over the epochs."""
+"""Pictures of a run: loss, and accuracy where there are classes, over the epochs; which classes are taken for which."""
 
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -27,3 +29,21 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
         axes.legend(frameon=False)
     figure.suptitle(f"{record['name']} {record['id']}, {record['parameters']:,} parameters")
     figure.savefig(path, dpi=120)
+
+
+def draw_confusion(record: dict[str, Any]) -> np.ndarray:
+    """Return a picture, (H, W, 4) of uint8, of a record's confusion matrix, as shares of the true classes."""
+    counts, classes = np.array(record["confusion"]), record["classes"]
+    figure = Figure(figsize=(2 + 0.3 * len(classes),) * 2, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues")
+    for (true, predicted), count in np.ndenumerate(counts):
+        if count:
+            color = "white" if 2 * count > counts[true].sum() else "black"
+            axes.text(predicted, true, str(count), ha="center", va="center", fontsize=7, color=color)
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"{record['name']} {record['id']}")
+    axes.set_xticks(range(len(classes)), classes, rotation=90)
+    axes.set_yticks(range(len(classes)), classes)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())

@@ -23,6 +23,8 @@ def explain(error: Exception) -> str | None:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         choices = ", ".join(sorted(error.options))
         return f"{group}={option} does not exist{did_you_mean(option, error.options)}; choose from: {choices}"
+    if isinstance(error, ValueError) and "Config group override" in str(error):  # Hydra's answer to logger=null
+        return "a group cannot be null: choose one of its options (of logger and scheduler, none: logger=none)"
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         siblings = list(cause.parent_node or ()) if isinstance(cause.parent_node, DictConfig) else []
@@ -32,10 +34,9 @@ def explain(error: Exception) -> str | None:
         if not hint:
             hint = f"; nothing is listed here yet, so add it with a plus: +{cause.full_key}=…"
         return f"{cause.full_key}: there is no such key{hint}"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return (
-            f"the disk is full ({error.filename or 'while writing'}). Free some space and type the same command again"
-        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f"{error.strerror}: {error.filename or 'while writing'}"
+        return f"the disk is full, or what you may use of it ({where}). Free some space and type the same command again"
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         said = " ".join(str(error).split())
         return f"the memory does not suffice ({said}). Make batches, sequences or hidden_size smaller"

@@ -33,7 +33,8 @@ def evaluate(
         there are classes, and the curve of metrics over a growing shift where there is one.
 
     Raises:
-        ConfigError: If a checkpoint is damaged, or not of the epoch that it should be of.
+        ConfigError: If a checkpoint is missing or damaged, or not of the epoch that it should be of, or of other
+            weights than those that the epoch's validation was of.
     """
     score, mode = records.criterion(data.splits.classes)
     best = max if mode == "max" else min
@@ -55,6 +56,8 @@ def evaluate(
                 "names; start this run over with force=true"
             )
         module.load_state_dict(checkpoint["state_dict"])
+        if not tested:
+            _assert_kept(trainer, module, data, epoch, path)
         result: dict[str, Any] = {
             "epoch": epoch["epoch"],
             "validation": metrics("validation", epoch),
@@ -84,6 +87,25 @@ def evaluate(
                 ]
         readings[reading] = tested[epoch["epoch"]]
     return results | {"metrics": readings}
+
+
+def _assert_kept(
+    trainer: pl.Trainer, module: SequenceLearner, data: SequenceData, epoch: dict[str, float], path: Path
+) -> None:
+    """Validate the weights that are kept once more, and compare with what the history says of their epoch.
+
+    Another machine, or another number of processes, may have trained them: sums in another order, and products of half
+    precision by other kernels, are no other weights.
+    """
+    trainer.validate(module, dataloaders=data.in_order(data.splits.validation), verbose=False)
+    recorded, found = epoch["validation/loss"], float(trainer.callback_metrics["validation/loss"])
+    tolerance = 0.05 if trainer.precision.endswith("mixed") else 1e-3
+    agree = math.isclose(recorded, found, rel_tol=tolerance, abs_tol=1e-9)
+    if not agree and (math.isfinite(recorded) or math.isfinite(found)):
+        raise ConfigError(
+            f"the weights in {path} give the validation loss {found}, and the run's history has {recorded} for their "
+            f"epoch, {epoch['epoch']}: they are not the same weights; start this run over with force=true"
+        )
 
 
 def throughput(trainer: pl.Trainer, module: SequenceLearner, data: Sequences) -> float:

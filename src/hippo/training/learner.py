@@ -1,5 +1,6 @@
 """What is trained: a sequence model with a linear read-out, and the data that it reads."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -72,6 +74,8 @@ class SequenceLearner(pl.LightningModule):
         # What is wrong with their settings is said before any work; how many steps there are is not known yet.
         with building("optimizer"):
             tried = self._optimizer()
+            if tried is not None:
+                _try_step(optimizer)
         if tried is not None and scheduler is not None:
             with building("scheduler"):
                 scheduler(tried, total_steps=1000)
@@ -151,6 +155,7 @@ class SequenceLearner(pl.LightningModule):
             "on_epoch": True,
             "batch_size": len(batch.y),
             "add_dataloader_idx": False,
+            "logger": False if self.trainer.state.fn == TrainerFn.VALIDATING else None,  # it only compares kept weights
         }
         if self.model.evaluations is not None:
             self.log(f"{name}/evaluations", float(self.model.evaluations), **once)
@@ -222,6 +227,21 @@ class SequenceData(pl.LightningDataModule):
             generator=torch.Generator(),  # a loader draws a seed, needed or not: not from the model's random numbers
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _try_step(make_optimizer: Callable[..., Optimizer]) -> None:
+    """Take a step on a parameter that stands for all: some optimizers refuse dense gradients only then.
+
+    Raises:
+        ValueError: If the optimizer cannot take it.
+    """
+    parameter = nn.Parameter(torch.zeros(2, 2))
+    parameter.grad = torch.zeros(2, 2)
+    try:
+        with contextlib.suppress(AssertionError):  # what wants a GPU finds none here
+            make_optimizer([{"params": [parameter]}]).step(lambda: 0.0)
+    except RuntimeError as error:
+        raise ValueError(f"no step can be taken with it: {error}") from error
 
 
 def _as_is(batch: Any) -> Any:

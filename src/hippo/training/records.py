@@ -174,11 +174,14 @@ def provenance() -> dict[str, Any]:
 
 
 def peak_memory() -> dict[str, int]:
-    """Return the most memory this process has held so far, in bytes, on the host and on the first GPU used."""
-    import resource
+    """Return the most memory this process has held so far, in bytes, on the host, where the system tells it, and on the
+    first GPU used."""
+    peak = {}
+    with contextlib.suppress(ImportError):  # Windows has no such module
+        import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if torch.cuda.is_available():
         peak["gpu"] = torch.cuda.max_memory_allocated()
     return peak

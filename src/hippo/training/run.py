@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from hippo import locks
 from hippo.files import write_atomically
 from hippo.training import checkpoints, records, tracking
 from hippo.training.build import build, build_trainer
@@ -21,7 +21,7 @@ from hippo.training.config import ConfigError, check
 from hippo.training.curves import draw_curves
 from hippo.training.evaluate import evaluate, throughput
 from hippo.training.learner import SequenceData, SequenceLearner
-from hippo.training.processes import is_first, say
+from hippo.training.processes import end_together, is_first, say
 
 
 def run(config: DictConfig) -> dict[str, Any] | None:
@@ -36,9 +36,11 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         The record; None in all but the first of several processes.
 
     Raises:
-        ConfigError: If the configuration is wrong, or another process is at work on the same run.
+        ConfigError: If the configuration is wrong, or a checkpoint is damaged.
+        hippo.locks.Held: If another process is at work on the same run.
         hippo.data.DataError: If the data are missing or damaged.
     """
+    end_together()
     values = check(config)
     name, identity = values["name"], records.identity(values)
     folder = Path(values["paths"]["outputs"]).expanduser() / name / identity
@@ -46,18 +48,18 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     def complete() -> bool:
         return (folder / "record.json").exists() and not values["force"]
 
+    def shown() -> dict[str, Any]:
+        record = records.read(folder / "record.json")
+        say(f"{name} {identity} is complete; force=true runs it again.\n{summary(record)}")
+        return record
+
     if not is_first():
         return None if complete() else _run(values, folder)
+    if complete():  # shown where nothing can be written, too
+        return shown()
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=1):  # whoever only looks whether it is held lets go at once
-            if complete():
-                record = records.read(folder / "record.json")
-                say(f"{name} {identity} is complete; force=true runs it again.\n{summary(record)}")
-                return record
-            return _run(values, folder)
-    except Timeout:
-        raise ConfigError(f"another process is at work on this run, in {folder}") from None
+    with locks.hold(folder):  # for a second, for whoever only looks whether it is held lets go at once
+        return shown() if complete() else _run(values, folder)
 
 
 def summary(record: dict[str, Any]) -> str:
@@ -78,7 +80,7 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     """Build, fit, test and record; whatever happens, say so and finish what tracks the run."""
     data, module = build(values)
     _introduce(values, folder, data, module)
-    resume = _take_up(values, folder)
+    resume = _take_up(values, folder, module)
     provenance = records.provenance()
     history = History({"started": _now()} | provenance)
     tracker = record = None
@@ -97,8 +99,9 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         results = evaluate(trainer, module, data, history.epochs, folder / "checkpoints")
         if is_first():
             record = _record(values, folder, data, module, history, trainer, results)
-            if tracker:
-                tracking.log_results(tracker, record, folder)
+            if isinstance(tracker, tracking.Window):
+                with tracker.harmless():
+                    tracking.log_results(tracker, record, folder)
     except (KeyboardInterrupt, SystemExit) as stop:
         if record is None:
             say("interrupted; the same command goes on from the last complete epoch")
@@ -123,20 +126,17 @@ def _introduce(values: dict[str, Any], folder: Path, data: SequenceData, module:
     say(f"model    {type(model).__name__}, hidden size {model.hidden_size}, {module.learnt:,} parameters")
 
 
-def _take_up(values: dict[str, Any], folder: Path) -> Path | None:
+def _take_up(values: dict[str, Any], folder: Path, module: SequenceLearner) -> Path | None:
     """Return the checkpoint to go on from, if there is one; where the run is to start over, clear its folder."""
     if values["force"]:
         if is_first():
             for path in folder.iterdir():
-                if path.name not in (".lock", "log.txt"):
+                if path.name not in (*locks.FILES, "log.txt"):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         return None
-    last = folder / "checkpoints" / "last.ckpt"
-    if not last.exists():
-        return None
-    checkpoints.load(last)  # a damaged one is told of before any work
-    say(f"resuming from {last}")
-    return last
+    if (whole := checkpoints.newest(folder / "checkpoints", module)) is not None:
+        say(f"resuming from {whole}")
+    return whole
 
 
 def _fit(
@@ -193,8 +193,8 @@ def _record(
         "started": session["started"],
         "finished": _now(),
     } | session
+    records.write(folder / "record.json", record)  # first: what fails after it loses no result
     draw_curves(record, folder / "curves.png")
-    records.write(folder / "record.json", record)
     return record
 
 

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
 
 import hydra
 import torch
-from filelock import FileLock, Timeout
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -26,10 +25,12 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from hippo import locks
 from hippo.errors import UserError
 from hippo.training import records
-from hippo.training.config import check
+from hippo.training.config import check, check_seed
 from hippo.training.errors import reason
+from hippo.training.processes import mute
 from hippo.training.run import run as train
 
 EPOCH = re.compile(r"^epoch +(\d+)/\d+ +train loss .*")
@@ -83,7 +84,12 @@ class Run:
         return cls(tuple(overrides), values["name"], records.identity(values), values, seeded)
 
     def with_seed(self, seed: int) -> "Run":
-        """Return the same run under another seed, with all that follows from it."""
+        """Return the same run under another seed, with all that follows from it.
+
+        Raises:
+            ConfigError: If no run can have this seed.
+        """
+        check_seed(seed)
         config = self.config | {"seed": seed}
         overrides = (*(o for o in self.overrides if not o.startswith("seed=")), f"seed={seed}")
         if self.composed is not None:
@@ -115,11 +121,8 @@ class Run:
         """One of "done", "running", "cut" and "missing"."""
         if (self.folder / "record.json").is_file():
             return "done"
-        if (self.folder / ".lock").is_file():
-            try:
-                FileLock(self.folder / ".lock", timeout=0).acquire().lock.release()
-            except Timeout:
-                return "running"
+        if locks.is_held(self.folder):
+            return "running"
         return "cut" if (self.folder / "checkpoints" / "last.ckpt").is_file() else "missing"
 
 
@@ -169,7 +172,7 @@ def side_by_side(
     """Train runs, some at a time, each in a process of its own with its share of the cores.
 
     What is done is not repeated; what another process is at work on is waited for. Output goes to `log.txt` in each
-    run's folder. An interrupt is passed on to the runs, which stop at their last epoch.
+    run's folder. An interrupt, or SIGTERM, is passed on to the runs, which stop at their last epoch.
 
     Args:
         runs: What to train.
@@ -200,7 +203,7 @@ def side_by_side(
                         progress.update(child.run.epochs - child.epochs)
                         if why := child.failure():
                             failures[child.run] = why
-                        tqdm.write(f"{child.run.name} {child.run.id}   {f'failed: {why}' if why else child.result}")
+                        _tell(f"{child.run.name} {child.run.id}   {f'failed: {why}' if why else child.result}")
                         after_each()
                 free = [slot for slot in slots if slot not in children]
                 if free and waiting:
@@ -214,11 +217,12 @@ def side_by_side(
                             slot = free.pop(0)
                             children[slot] = _Child(run, main, threads, slots[slot])
                 time.sleep(_POLL)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             for child in children.values():
                 child.process.terminate()  # and not SIGINT, which what nohup starts in the background ignores
             for child in children.values():
                 child.process.wait()
+            _tell("interrupted; the same command goes on where its runs were left")
             raise
         finally:
             progress.close()
@@ -273,6 +277,13 @@ class _Child:
         return f"{why} (log: {self.run.folder / 'log.txt'})"
 
 
+def _tell(line: str) -> None:
+    try:
+        tqdm.write(line)
+    except OSError as error:
+        mute(error)
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -294,8 +305,12 @@ def share_out(jobs: int | None, runs: int) -> dict[int, dict[str, str]]:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that it reaches the children."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let SIGTERM end this process in good order, so that it reaches the children."""
+
+    def leave(*_: Any) -> NoReturn:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:

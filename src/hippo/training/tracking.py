@@ -1,16 +1,21 @@
 """Weights & Biases: the window on a run. Nothing is read back from it; the record is the source."""
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import wandb
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from hippo.training.config import ConfigError
+from hippo.training.curves import draw_confusion
 from hippo.training.processes import is_first, say
+
+_chosen: set[str] = set()  # variables of the environment that are set here, and not by the user
 
 
 def wandb_logger(
@@ -24,7 +29,7 @@ def wandb_logger(
     folder: Path,
     settings: dict[str, Any],
     resume: bool,
-) -> WandbLogger:
+) -> WandbLogger | None:
     """Start, or take up again, the W&B run of this identity.
 
     Args:
@@ -38,39 +43,82 @@ def wandb_logger(
         settings: Logged as the run's configuration.
         resume: Whether to go on in the W&B run of that name; a run from the start replaces it.
 
+    Returns:
+        Lightning's logger; None where the run cannot be started, which is said.
+
     Raises:
         ConfigError: If WANDB_MODE is none that there is.
-        wandb.errors.Error: If the run cannot be started.
     """
     if not is_first():
         return WandbLogger()  # a dummy outside the first process
     chosen: Any = os.environ.get("WANDB_MODE", mode).lower() or mode
+    chosen = {"dryrun": "offline", "run": "online"}.get(chosen, chosen)  # W&B's words of old
     if chosen not in ("auto", "online", "offline", "disabled"):
         raise ConfigError(f"WANDB_MODE={chosen} is none of online, offline, disabled")
     if chosen == "auto":
         chosen = "online" if _can_log_in() else "offline"
-    run = wandb.init(
-        project=project,
-        entity=entity,
-        group=group or name,
-        name=f"{name}-{identity}",
-        id=f"{name}-{identity}",
-        resume="allow" if resume and chosen == "online" else None,
-        mode=chosen,
-        dir=folder,
-        config=settings,
-        settings=wandb.Settings(silent=True),
-    )
-    if chosen == "online":
-        say(f"W&B: {run.url}")
-    elif chosen == "offline":
-        say(f"W&B: offline; to upload this run later: wandb sync {os.path.relpath(Path(run.dir).parent)}")
-    return WandbLogger(experiment=run)
+    if "WANDB_MODE" in os.environ:
+        os.environ["WANDB_MODE"] = chosen  # W&B reads it, and knows no capitals
+    for key in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # they would lie under the home folder
+        if key not in os.environ or key in _chosen:
+            os.environ[key] = str(folder / "wandb")
+            _chosen.add(key)
+    modes: list[Any] = [chosen, "offline"] if chosen == "online" else [chosen]
+    for tried in modes:
+        try:
+            run = wandb.init(
+                project=project,
+                entity=entity,
+                group=group or name,
+                name=f"{name}-{identity}",
+                id=f"{name}-{identity}",
+                resume="allow" if resume and tried == "online" else None,
+                mode=tried,
+                dir=folder,
+                config=settings,
+                settings=wandb.Settings(silent=True),
+            )
+        except Exception as error:
+            say(f"W&B: {tried}, the run cannot be started ({_first_line(error)})")
+            continue
+        if tried == "online":
+            say(f"W&B: {run.url}")
+        elif tried == "offline":
+            say(f"W&B: offline; to upload this run later: wandb sync {os.path.relpath(Path(run.dir).parent)}")
+        return Window(experiment=run)
+    return None
+
+
+class Window(WandbLogger):
+    """Lightning's logger for W&B, whose failures fail nothing; the first is told."""
+
+    broken = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with self.harmless():
+            super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        with self.harmless():
+            super().finalize(status)
+
+    @contextlib.contextmanager
+    def harmless(self) -> Iterator[None]:
+        """Go on after what fails within."""
+        try:
+            yield
+        except Exception as error:
+            if self.broken:
+                return
+            self.broken = True
+            say(f"W&B failed ({_first_line(error)}). The run goes on without it; its record is in its folder")
 
 
 def log_results(logger: WandbLogger, record: dict[str, Any], folder: Path) -> None:
-    """Log what is known at the end: metrics of each reading, the confusion matrix where there are classes, the picture
-    of the curves, and the record itself, which `scripts/collect.py --wandb` can fetch."""
+    """Log what is known at the end: metrics of each reading, pictures of the curves and, where there are classes, of
+    the confusion matrix, and the record itself, which `scripts/collect.py --wandb` can fetch."""
     run = logger.experiment
     if run.disabled:
         return
@@ -79,11 +127,10 @@ def log_results(logger: WandbLogger, record: dict[str, Any], folder: Path) -> No
         for at, metrics in ({"": result} | shifted).items():
             for split in ("validation", "test"):
                 run.summary.update({f"{reading}/{split}{at}/{name}": v for name, v in metrics[split].items()})
-    pictures: dict[str, Any] = {"curves": wandb.Image(str(folder / "curves.png"))}
-    if classes := record["classes"]:
-        counts = np.array(record["confusion"])
-        truth, predicted = (np.repeat(index.ravel(), counts.ravel()).tolist() for index in np.indices(counts.shape))
-        pictures["confusion"] = wandb.plot.confusion_matrix(y_true=truth, preds=predicted, class_names=classes)
+    pictures = {"curves": wandb.Image(str(folder / "curves.png"))}
+    if record["classes"]:
+        # A picture lies in the run's folder. A table would be an artifact, which W&B keeps under the home folder.
+        pictures["confusion"] = wandb.Image(draw_confusion(record))
     run.log(pictures)
     # A copy, for W&B would link to what may be moved before it is uploaded, and say so.
     run.save(shutil.copy(folder / "record.json", run.dir), base_path=run.dir, policy="now")
@@ -91,13 +138,18 @@ def log_results(logger: WandbLogger, record: dict[str, Any], folder: Path) -> No
 
 def finish(logger: Any, failed: bool) -> None:
     """Finish the W&B run, if there is one, whatever became of the training."""
-    if isinstance(logger, WandbLogger) and is_first():
-        wandb.finish(exit_code=int(failed))
+    if isinstance(logger, Window) and is_first():
+        with logger.harmless():
+            wandb.finish(exit_code=int(failed))
 
 
 def _can_log_in() -> bool:
     try:
         return bool(wandb.login(prompt=False))
-    except wandb.errors.Error as error:
-        say(f"W&B: a key is configured, but logging in failed ({str(error).splitlines()[0]})")
+    except Exception as error:
+        say(f"W&B: logging in failed ({_first_line(error)})")
         return False
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
