@@ -7,7 +7,7 @@ from hippo import measures
 from hippo.kernels import cells
 from hippo.kernels import gated as kernels
 from hippo.kernels.common import buffers, gpus, products
-from hippo.kernels.common import compile as jit
+from hippo.kernels.common import native
 from hippo.models import HiPPORNN
 
 LEGS = [
@@ -126,7 +126,7 @@ def test_the_choice(monkeypatch):
     inputs = like, torch.zeros(6, 6), torch.zeros(6), torch.zeros(4, 2), torch.zeros(3)
     legs = build({"memory_order": 5}).memory.kernel_steps(4, None, torch.zeros(2, 4, 1))
     lti = build(LTI[0]).memory.kernel_steps(4, None, torch.zeros(2, 4, 1))
-    served = jit.compiled() and products.library() is not None
+    served = native.compiled() and products.library() is not None
     assert kernels.choose(inputs, None) == "naive"
     assert kernels.choose(inputs, legs) == ("cpu" if served else "naive")
     assert kernels.choose(inputs, lti) == ("cell" if cells.serves(*inputs) else "naive")
