@@ -198,7 +198,11 @@ def _retreat(
     (doubled, width), kind = weight.shape, read.dtype
     grad_weight, grad_write = np.zeros((doubled, width), kind), np.zeros(size, kind)
     grad_h, grad_c, grad_u = np.zeros((count, size), kind), np.zeros((order, count), kind), np.zeros(count, kind)
-    grad_read, carried, product = np.empty((count, width), kind), np.empty(count, kind), np.empty((doubled, width), kind)
+    grad_read, carried, product = (
+        np.empty((count, width), kind),
+        np.empty(count, kind),
+        np.empty((doubled, width), kind),
+    )
     rows, grad_z = np.empty((_SPAN * count, width), kind), np.empty((_SPAN * count, doubled), kind)
     filled = 0
     for t in range(len(gates) - 1, -1, -1):
@@ -268,7 +272,7 @@ def _step_memory_adjoint(grad_c, grad_u, step, alpha, ns, roots, carried):
     one, order = ns[1], len(grad_c)
     carried[:] = 0
     for down in range(1, order):
-        n = order - down
+        n = int(ns[order - down])  # read, not counted down: LLVM does not vectorise rows whose addresses descend
         low, high, root, grad = ns[n], ns[n + 1], roots[n], grad_c[n]
         for b in range(len(grad)):
             c, d, v = grad[b], step[b], carried[b]

@@ -20,8 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hippo.kernels.common import native
-from hippo.kernels.common import graphs
+from hippo.kernels.common import graphs, native
 from hippo.kernels.gated.steps import LegSSteps, LTIStep
 from hippo.kernels.legs import gpu as legs
 
