@@ -129,7 +129,7 @@ def _advance(x, weight, written, write, step, alpha, ns, roots, read, gates, hid
         if t > 0:
             _step_memory(c, u, step[t - 1, begin:end], alpha, ns, roots, carried)
         else:
-            c[0] = u
+            _copy(u, c[0])
         _write_rows(c, x[t, begin:end], ns[1], read[k, begin:end])
         np.dot(read[k, begin:end], weight.T, gates[k, begin:end])
         for b in range(begin, end):
@@ -214,7 +214,8 @@ def _retreat(
                 gates[t, begin + b], hidden[t, begin + b], write, grad_u[b], grad_h[b], grad_z[filled + b]
             )
         np.dot(grad_z[filled : filled + count], weight, grad_read)
-        rows[filled : filled + count] = read[t, begin:end]
+        for b in range(count):
+            _copy(read[t, begin + b], rows[filled + b])
         filled += count
         if filled == len(rows) or t == 0:
             np.dot(grad_z[:filled].T, rows[:filled], product)
@@ -224,7 +225,7 @@ def _retreat(
         if t > 0:
             _step_memory_adjoint(grad_c, grad_u, step[t - 1, begin:end], alpha, ns, roots, carried)
         else:
-            grad_u[:] = grad_c[0]
+            _copy(grad_c[0], grad_u)
         for b in range(count):
             for i in range(channels):
                 grad_x[t, begin + b, i] = grad_read[b, order + i]
@@ -233,6 +234,13 @@ def _retreat(
             for i in range(size):
                 grad_write[i] += grad_u[b] * past[i]
     return grad_weight, grad_write
+
+
+@loop
+def _copy(source, target):
+    """A slice would be assigned as fast, but numba takes seconds to compile what it says if shapes differ."""
+    for i in range(len(target)):
+        target[i] = source[i]
 
 
 @loop
