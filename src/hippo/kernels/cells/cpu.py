@@ -162,8 +162,8 @@ class _LMU(torch.autograd.Function):
         (grad_x,), grad_written = _empty(from_x, from_x.shape), from_x.new_empty(from_x.shape[:2])
         grad_h, grad_m, by_kernel = from_x.new_zeros(batch, len(write_h)), *from_x.new_zeros(2, batch, order)
         from_h = None if kernel_h is None else torch.zeros_like(grad_h)
-        given = kernel_h, kernel_m, A, B, write_h, write_m, hidden, memory, gates, grad_hidden
-        share(_lmu_retreat, *given, grad_h, from_h, grad_m, by_kernel, grad_x, grad_written, batch=batch)
+        arrays = kernel_h, kernel_m, A, B, write_h, write_m, hidden, memory, gates, grad_hidden
+        share(_lmu_retreat, *arrays, grad_h, from_h, grad_m, by_kernel, grad_x, grad_written, batch=batch)
         if not any(ctx.needs_input_grad[2:]):
             return None, grad_x, *[None] * 7
         past, entered = hidden[:-1], grad_written.unsqueeze(-1)

@@ -103,8 +103,8 @@ def _backward(
     number = torch.full((length,), -1)
     number[present] = torch.arange(len(present))
     grad_x, grad_written = gates.new_zeros(length, batch, channels), gates.new_zeros(length, batch)
-    given = grads, number, weight, write, *_numbers(steps), read, gates, hidden
-    parts = share(_retreat, *given, grad_x, grad_written, batch=batch)
+    arrays = grads, number, weight, write, *_numbers(steps), read, gates, hidden
+    parts = share(_retreat, *arrays, grad_x, grad_written, batch=batch)
     grad_weight, grad_write = (torch.from_numpy(sum(part)) for part in zip(*parts, strict=True))
     return grad_x, grad_weight, grad_written, grad_write
 

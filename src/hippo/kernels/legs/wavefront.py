@@ -181,8 +181,8 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
                 build.store(zero, y)
                 build.store(zero if adjoint else times(minus_two, load(f, offset)), w)
             with cgutils.for_range(build, ticks) as tick:
-                entering = load(c, build.add(tick.index, index(lanes)), lane)
-                neighbour = build.insert_element(zero, entering, last)
+                coefficient = load(c, build.add(tick.index, index(lanes)), lane)
+                neighbour = build.insert_element(zero, coefficient, last)
                 for y, w, offset in zip(ys, ws, offsets, strict=True):
                     own, W = build.load(y), build.load(w)
                     x = build.shuffle_vector(neighbour, own, shifted)
@@ -199,8 +199,8 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
                         build.store(following, y)
                         build.store(plus(W, times(S, plus(x, following))), w)
                     neighbour = own
-                leaving = build.extract_element(build.load(ys[-1]), last)
-                build.store(leaving, at(c, build.add(tick.index, index(1)), lane), align=dtype.itemsize)
+                advanced = build.extract_element(build.load(ys[-1]), last)
+                build.store(advanced, at(c, build.add(tick.index, index(1)), lane), align=dtype.itemsize)
             if adjoint:
                 for w, offset in zip(ws, offsets, strict=True):
                     build.store(times(minus_two, build.load(w)), at(f, offset), align=dtype.itemsize)
