@@ -742,5 +742,5 @@ def test_a_route_says_what_keeps_a_call_from_the_compiled_loop(monkeypatch):
         inside.append(reason(state=State(forward_ad.make_dual(torch.zeros(2, 4), torch.ones(2, 4)), 1.0)))
     for found, expected in zip(inside, ["transform", "dispatch", "trace", "tangent", "tangent"], strict=True):
         assert expected in found
-    monkeypatch.setattr("hippo.kernels.common.compile.numba", lambda: None)
+    monkeypatch.setattr("hippo.kernels.common.native.numba", lambda: None)
     assert "numba is not installed" in reason()

@@ -7,12 +7,10 @@ import pytest
 import torch
 import torch.utils.checkpoint
 
-from hippo.kernels.common import products
-from hippo.kernels.gated import cpu
+from hippo.kernels import gated as kernels
 from hippo.models import HiPPORNN
 
-pytest.importorskip("numba")
-pytestmark = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch is built without MKL")
+loops = pytest.importorskip("hippo.kernels.common.loops")
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +39,8 @@ def states_and_gradients(model, x, timestamps=None, steps=slice(None)) -> list[t
 def used(monkeypatch):
     """The number of threads in each call."""
     calls = []
-    threads = products.threads
-    monkeypatch.setattr(products, "threads", lambda batch: calls.append(threads(batch)) or calls[-1])
+    threads = loops.threads
+    monkeypatch.setattr(loops, "threads", lambda batch: calls.append(threads(batch)) or calls[-1])
     return calls
 
 
@@ -53,18 +51,18 @@ def test_it_is_the_equations_and_so_is_every_gradient(steps, timed, dtype, bound
     model, x = build(dtype)
     timestamps = torch.rand(50, 37, dtype=torch.float64).cumsum(1) if timed else None
     got = states_and_gradients(model, x, timestamps, steps)
-    assert used == [3]
-    monkeypatch.setattr(cpu, "serves", lambda *_: False)
+    assert used == [3, 3]  # forward and backward
+    monkeypatch.setattr(kernels, "choose", lambda *_: "naive")
     for one, other in zip(got, states_and_gradients(model, x, timestamps, steps), strict=True):
         assert (one - other).abs().max() <= bound * other.abs().max()
-    assert len(used) == 1
+    assert len(used) == 2
 
 
 @pytest.mark.parametrize(("order", "length"), [(1, 1), (1, 30), (16, 8), (17, 9), (40, 2)])
 def test_odd_sizes(order, length, monkeypatch):
     model, x = build(order=order)
     got = states_and_gradients(model, x[:33, :length])
-    monkeypatch.setattr(cpu, "serves", lambda *_: False)
+    monkeypatch.setattr(kernels, "choose", lambda *_: "naive")
     for one, other in zip(got, states_and_gradients(model, x[:33, :length]), strict=True):
         assert (one - other).abs().max() <= 1e-13 * other.abs().max()
 
@@ -174,14 +172,6 @@ else:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
     assert done.stdout == "0\n"
-
-
-def test_where_there_are_no_products_the_equations_serve(used, monkeypatch):
-    model, x = build()
-    expected = model(x)
-    monkeypatch.setattr(products, "library", lambda: None)
-    torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-13)
-    assert len(used) == 1
 
 
 @pytest.mark.parametrize(("batch", "count"), [(5, 1), (32, 2), (100, 3)])

@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from hippo import measures
-from hippo.kernels import cells
 from hippo.kernels import gated as kernels
-from hippo.kernels.common import buffers, gpus, products
-from hippo.kernels.common import compile as jit
+from hippo.kernels.common import buffers, gpus, native
 from hippo.models import HiPPORNN
 
 LEGS = [
@@ -41,8 +39,6 @@ def both(model: HiPPORNN, x: torch.Tensor, timestamps: torch.Tensor | None) -> l
 @pytest.fixture
 def compiled():
     pytest.importorskip("numba")
-    if products.library() is None:
-        pytest.skip("this torch is built without MKL")
 
 
 @pytest.mark.usefixtures("compiled")
@@ -126,14 +122,14 @@ def test_the_choice(monkeypatch):
     inputs = like, torch.zeros(6, 6), torch.zeros(6), torch.zeros(4, 2), torch.zeros(3)
     legs = build({"memory_order": 5}).memory.kernel_steps(4, None, torch.zeros(2, 4, 1))
     lti = build(LTI[0]).memory.kernel_steps(4, None, torch.zeros(2, 4, 1))
-    served = jit.compiled() and products.library() is not None
+    served = native.compiled()
     assert kernels.choose(inputs, None) == "naive"
     assert kernels.choose(inputs, legs) == ("cpu" if served else "naive")
-    assert kernels.choose(inputs, lti) == ("cell" if cells.serves(*inputs) else "naive")
+    assert kernels.choose(inputs, lti) == ("cell" if served else "naive")
     half = [v.bfloat16() for v in inputs]
     assert kernels.choose(half, legs) == kernels.choose(half, lti) == "naive"
-    monkeypatch.setattr(products, "library", lambda: None)
-    assert kernels.choose(inputs, legs) == "naive"
+    monkeypatch.setattr(native, "numba", lambda: None)
+    assert kernels.choose(inputs, legs) == kernels.choose(inputs, lti) == "naive"
     monkeypatch.setattr(gpus, "serves", lambda *_: True)
     assert kernels.choose(inputs, legs) == kernels.choose(inputs, lti) == "gpu"
     assert kernels.choose(inputs, None) == "naive"

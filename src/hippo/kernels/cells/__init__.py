@@ -8,19 +8,13 @@ from torch import Tensor
 
 from hippo.kernels.cells import naive
 from hippo.kernels.cells.naive import fru, gru_step, mgu, modrelu
-from hippo.kernels.common import compile as jit
+from hippo.kernels.common import native
+from hippo.kernels.common.native import serves
 
 __all__ = ["fru", "gru", "gru_step", "lmu", "mgu", "modrelu", "serves"]
 
 
-@jit.opaque
-def serves(*tensors: Tensor | None) -> bool:
-    """Return whether the compiled loops serve for such tensors: ordinary ones of one dtype, on the CPU."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    return all(map(jit.serves, present)) and len({tensor.dtype for tensor in present}) == 1
-
-
-@jit.opaque
+@native.opaque
 def gru(from_x: Tensor, weight: Tensor, bias: Tensor, decay: Tensor | None = None) -> Tensor:
     """Return the states of the gated recurrent unit of `torch.nn.GRU` (arXiv 1406.1078):
 
@@ -44,7 +38,7 @@ def gru(from_x: Tensor, weight: Tensor, bias: Tensor, decay: Tensor | None = Non
     return naive.gru(*inputs)
 
 
-@jit.opaque
+@native.opaque
 def lmu(
     from_x: Tensor,
     written: Tensor,

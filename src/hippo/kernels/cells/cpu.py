@@ -42,7 +42,7 @@ class _GRU(torch.autograd.Function):
         gates, candidate = _empty(from_x, (steps, batch, width), (steps, batch, size))
         hidden[0].zero_()
         read = from_x.new_empty(batch, size)
-        share(_gru_advance, *_arrays(from_x, weight, bias, decay, hidden, gates, candidate, read), batch=batch)
+        share(_gru_advance, from_x, weight, bias, decay, hidden, gates, candidate, read, batch=batch)
         ctx.save_for_backward(from_x, weight, bias, decay, hidden, gates, candidate)
         return hidden[1:].transpose(0, 1)
 
@@ -56,7 +56,7 @@ class _GRU(torch.autograd.Function):
         (grad_x,), grad_decay = _empty(from_x, from_x.shape), None if decay is None else torch.empty_like(hidden[1:])
         grad_h, grad_read, grad_z = (from_x.new_zeros(batch, each) for each in (size, size, width))
         arrays = weight, decay, hidden, gates, candidate, grad_hidden, grad_h, grad_read, grad_z, grad_x, grad_decay
-        share(_gru_retreat, *_arrays(*arrays), batch=batch)
+        share(_gru_retreat, *arrays, batch=batch)
         if not any(ctx.needs_input_grad[2:]):
             return None, grad_x, None, None, None
         read = hidden[:-1] if decay is None else hidden[:-1] * decay
@@ -148,7 +148,7 @@ class _LMU(torch.autograd.Function):
         memory, gates = _empty(from_x, (steps, batch, order), (steps, batch, width))
         hidden[0].zero_()
         u, from_h = from_x.new_empty(2, batch), None if kernel_h is None else from_x.new_empty(batch, width)
-        share(_lmu_advance, *_arrays(*inputs, hidden, memory, gates, u, from_h), batch=batch)
+        share(_lmu_advance, *inputs, hidden, memory, gates, u, from_h, batch=batch)
         ctx.save_for_backward(*inputs, hidden, memory, gates)
         return hidden[1:].transpose(0, 1)
 
@@ -162,8 +162,8 @@ class _LMU(torch.autograd.Function):
         (grad_x,), grad_written = _empty(from_x, from_x.shape), from_x.new_empty(from_x.shape[:2])
         grad_h, grad_m, by_kernel = from_x.new_zeros(batch, len(write_h)), *from_x.new_zeros(2, batch, order)
         from_h = None if kernel_h is None else torch.zeros_like(grad_h)
-        given = kernel_h, kernel_m, A, B, write_h, write_m, hidden, memory, gates, grad_hidden
-        share(_lmu_retreat, *_arrays(*given, grad_h, from_h, grad_m, by_kernel, grad_x, grad_written), batch=batch)
+        arrays = kernel_h, kernel_m, A, B, write_h, write_m, hidden, memory, gates, grad_hidden
+        share(_lmu_retreat, *arrays, grad_h, from_h, grad_m, by_kernel, grad_x, grad_written, batch=batch)
         if not any(ctx.needs_input_grad[2:]):
             return None, grad_x, *[None] * 7
         past, entered = hidden[:-1], grad_written.unsqueeze(-1)
@@ -309,7 +309,3 @@ def _empty(like: Tensor, *shapes: Sequence[int]) -> list[Tensor]:
     sizes = [math.prod(shape) for shape in shapes]
     parts = buffers.empty(sum(sizes), like).split(sizes)
     return [part.view(*shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def _arrays(*tensors: Tensor | None) -> list[np.ndarray | None]:
-    return [None if tensor is None else tensor.detach().contiguous().numpy() for tensor in tensors]

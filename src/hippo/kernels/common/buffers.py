@@ -9,13 +9,13 @@ import weakref
 import torch
 from torch import Tensor
 
-from hippo.kernels.common import compile as jit
+from hippo.kernels.common import native
 
 _KEPT = 4
 _spare: dict[int, Tensor] = {}  # blocks come back from any thread, at any time: even while it is looked through
 
 
-@jit.opaque
+@native.opaque
 def empty(size: int, like: Tensor) -> Tensor:
     """Return a tensor (size,) of any content, like another one in dtype and device."""
     if type(like) not in (Tensor, torch.nn.Parameter) or like.device.type != "cpu":

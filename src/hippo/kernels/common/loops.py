@@ -1,5 +1,5 @@
-"""What the loops share that numba compiles for the CPU. It imports numba: only modules named `cpu` import this one, and
-they only where `hippo.kernels.common.compile.compiled()`.
+"""What loops over whole sequences share that numba compiles for the CPU. It imports numba: only modules named `cpu`
+import this one, and these are imported only where `hippo.kernels.common.native.compiled()`.
 
 Their matrix products are `np.dot`, which numba takes from SciPy's BLAS. A loop calls them itself: no thread waits for
 another from the first step to the last, and nothing is left to an interpreter.
@@ -23,7 +23,7 @@ from numba import extending
 
 from hippo.kernels.common.threads import side_by_side
 
-# numba keeps what it compiles, which saves a network 1.8 s of the processor at its start, until the loop's own file
+# numba keeps what it compiles, which saves a gated network 4 s of the processor at its start, until the loop's own file
 # changes. It does not look at this file, whose functions go into every loop: so a digest of it is part of their names.
 _DIGEST = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
 
@@ -42,11 +42,19 @@ def loop(function: Callable, **options: Any) -> Any:
         return numba.njit(**options)(function)
 
 
-def share(function: Callable, *arrays: np.ndarray | None, batch: int) -> None:
-    """Call function(*arrays, begin, end) in several threads, each for its samples from `begin` to `end`."""
+def share(function: Callable, *inputs: Any, batch: int) -> list[Any]:
+    """Call function(*inputs, begin, end) in several threads, each for its samples from `begin` to `end`, and return
+    what each has returned. Tensors reach it as arrays."""
+    arrays = [v.detach().contiguous().numpy() if isinstance(v, torch.Tensor) else v for v in inputs]
     shares = split(batch, threads(batch))
+    results: list[Any] = [None] * len(shares)
+
+    def work(k: int) -> None:
+        results[k] = function(*arrays, *shares[k])
+
     with _one_thread_a_product():
-        side_by_side(lambda k: function(*arrays, *shares[k]), len(shares))
+        side_by_side(work, len(shares))
+    return results
 
 
 def threads(batch: int) -> int:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hippo.kernels import cells
-from hippo.kernels.common import gpus
-from hippo.kernels.gated import cpu, naive
+from hippo.kernels.common import gpus, native
+from hippo.kernels.gated import naive
 from hippo.kernels.gated.steps import LegSSteps, LTIStep, Step
 
 Route = Literal["naive", "cpu", "cell", "gpu"]
@@ -31,8 +31,8 @@ def choose(inputs: Sequence[Tensor], steps: LegSSteps | LTIStep | None) -> Route
     if gpus.serves(*inputs):
         return "gpu"
     if isinstance(steps, LTIStep):
-        return "cell" if cells.serves(*inputs) else "naive"
-    return "cpu" if cpu.serves(inputs, steps) else "naive"
+        return "cell" if native.serves(*inputs) else "naive"
+    return "cpu" if native.serves(*inputs, steps.step) else "naive"
 
 
 def route(owner: object) -> str | None:
@@ -76,6 +76,8 @@ def gated(
     chosen = choose((x, read, bias, written_x, write), steps)
     _routes[owner] = chosen
     if isinstance(steps, LegSSteps) and chosen == "cpu":
+        from hippo.kernels.gated import cpu  # numba, which takes half a second to load
+
         return cpu.gated(x, _row_weight(x, read, bias), written_x, write, steps)
     if steps is not None and chosen == "gpu":
         from hippo.kernels.gated import gpu  # it imports triton, which takes time that a CPU need not spend

@@ -20,8 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hippo.kernels.common import compile as jit
-from hippo.kernels.common import graphs
+from hippo.kernels.common import graphs, native
 from hippo.kernels.gated.steps import LegSSteps, LTIStep
 from hippo.kernels.legs import gpu as legs
 
@@ -31,7 +30,7 @@ _BLOCK = 512  # numbers that a program takes at once
 _WARPS = 4
 
 
-@jit.opaque
+@native.opaque
 def gated(
     x: Tensor, weight: Tensor, written_x: Tensor, write: Tensor, steps: LegSSteps | LTIStep, owner: object
 ) -> tuple[Sequence[Tensor], bool]:

@@ -8,8 +8,7 @@ wavefront   the same for samples one unit of time apart whose last coefficients 
 import torch
 from torch import Tensor
 
-from hippo.kernels.common import compile as jit
-from hippo.kernels.common import gpus
+from hippo.kernels.common import gpus, native
 from hippo.kernels.legs import cpu, naive, wavefront
 from hippo.kernels.legs.naive import legs_steps
 
@@ -18,7 +17,7 @@ __all__ = ["legs_steps", "refusal", "remember", "sequence", "step"]
 
 def refusal(*tensors: Tensor) -> str | None:
     """Return why compiled loops do not serve coefficients and samples like these, None where they do."""
-    return next((reason for reason in map(jit.refusal, tensors) if reason), None)
+    return next((reason for reason in map(native.refusal, tensors) if reason), None)
 
 
 def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> Tensor:

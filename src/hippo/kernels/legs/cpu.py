@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hippo.kernels.common import compile as jit
+from hippo.kernels.common import native
 
 
-@jit.opaque
+@native.opaque
 def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> Tensor:
-    """`hippo.kernels.legs.sequence`, where `jit.serves` is true of c and f."""
+    """`hippo.kernels.legs.sequence`, where `native.serves` is true of c and f."""
     step = step.to(c).expand(f.shape[1], len(f)).contiguous()
     return _Sequence.apply(c, f, step, alpha, every)  # type: ignore[return-value]
 
 
-@jit.opaque
+@native.opaque
 def step(c: Tensor, f: Tensor, step: float, alpha: float) -> Tensor:
-    """`hippo.kernels.legs.step`, where `jit.serves` is true of c and f."""
+    """`hippo.kernels.legs.step`, where `native.serves` is true of c and f."""
     batch, order = c.shape
     shared = f.new_full((2, batch), step)  # and scratch: one allocation
     c, y = c.mT.contiguous(), c.new_empty(order, batch)
@@ -115,7 +115,7 @@ def _call(
 
 @functools.cache
 def _compile(loop: Callable, dtype: torch.dtype) -> Callable:
-    return jit.native(loop, dtype, "pppppppxnnn")
+    return native.build(loop, dtype, "pppppppxnnn")
 
 
 @functools.lru_cache(maxsize=16)

@@ -20,20 +20,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hippo.kernels.common import compile as jit
+from hippo.kernels.common import native
 from hippo.kernels.common.threads import side_by_side
 
 _CHUNK = 4096  # steps that share a table of reciprocals
 
 
-@jit.opaque
+@native.opaque
 def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
     """Advance LegS coefficients by samples one unit of time apart, with the bilinear transform.
 
     Gradients of any order reach c and f, but not batched ones. Rows are shared out among torch's threads.
 
     Args:
-        c: Coefficients (B, N) at `time`, of which `jit.serves` is true.
+        c: Coefficients (B, N) at `time`, of which `native.serves` is true.
         f: Samples (B, L) at time + 1, …, time + L, like c in dtype and device.
         time: At least 0.
 
@@ -43,7 +43,7 @@ def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
     Raises:
         ValueError: If c and f are not of these shapes, or compiled loops do not serve them.
     """
-    if not (c.dim() == f.dim() == 2 and len(c) == len(f) and c.dtype == f.dtype and jit.serves(c) and jit.serves(f)):
+    if not (c.dim() == f.dim() == 2 and len(c) == len(f) and native.serves(c, f)):
         raise ValueError(
             f"c {tuple(c.shape)} and f {tuple(f.shape)} must be (B, N) and (B, L), plain tensors on the CPU, both "
             f"float32 or both float64; they are {c.dtype} and {f.dtype} on {c.device} and {f.device}"
@@ -149,8 +149,8 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
     from numba.core import cgutils
 
     intrinsic: Any = extending.intrinsic
-    flush, restore = jit.denormals()  # gradients of what is long past fade into denormal numbers, which are slow
-    types, lanes = jit.numba().types, vector * count
+    flush, restore = native.denormals()  # gradients of what is long past fade into denormal numbers, which are slow
+    types, lanes = native.numba().types, vector * count
     pointer = types.CPointer(types.float64 if dtype == torch.float64 else types.float32)
     lane = ir.DoubleType() if dtype == torch.float64 else ir.FloatType()
     kind, index = ir.VectorType(lane, vector), ir.IntType(64)
@@ -181,8 +181,8 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
                 build.store(zero, y)
                 build.store(zero if adjoint else times(minus_two, load(f, offset)), w)
             with cgutils.for_range(build, ticks) as tick:
-                entering = load(c, build.add(tick.index, index(lanes)), lane)
-                neighbour = build.insert_element(zero, entering, last)
+                coefficient = load(c, build.add(tick.index, index(lanes)), lane)
+                neighbour = build.insert_element(zero, coefficient, last)
                 for y, w, offset in zip(ys, ws, offsets, strict=True):
                     own, W = build.load(y), build.load(w)
                     x = build.shuffle_vector(neighbour, own, shifted)
@@ -199,8 +199,8 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
                         build.store(following, y)
                         build.store(plus(W, times(S, plus(x, following))), w)
                     neighbour = own
-                leaving = build.extract_element(build.load(ys[-1]), last)
-                build.store(leaving, at(c, build.add(tick.index, index(1)), lane), align=dtype.itemsize)
+                advanced = build.extract_element(build.load(ys[-1]), last)
+                build.store(advanced, at(c, build.add(tick.index, index(1)), lane), align=dtype.itemsize)
             if adjoint:
                 for w, offset in zip(ws, offsets, strict=True):
                     build.store(times(minus_two, build.load(w)), at(f, offset), align=dtype.itemsize)
@@ -224,4 +224,4 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
                     wave(coefficients, samples, reciprocals, s, k, order + lanes - 1)
         restore(mode)
 
-    return jit.native(loop, dtype, "pppppdnnnnnn", cache=False)
+    return native.build(loop, dtype, "pppppdnnnnnn", cache=False)

@@ -16,11 +16,6 @@ def compiled() -> bool:
     return numba() is not None
 
 
-def serves(tensor: Tensor) -> bool:
-    """Return whether compiled loops can be had for tensors like this one."""
-    return refusal(tensor) is None
-
-
 def refusal(tensor: Tensor) -> str | None:
     """Return why compiled loops cannot be had for tensors like this one, None where they can: what subclasses hold, and
     what function transforms and forward-mode differentiation pass on, has no address; and who traces or counts
@@ -57,7 +52,7 @@ def numba() -> Any:
     return None if getattr(numba.config, "DISABLE_JIT", False) else numba
 
 
-def native(function: Callable, dtype: torch.dtype, kinds: str, cache: bool = True) -> Any:
+def build(function: Callable, dtype: torch.dtype, kinds: str, cache: bool = True) -> Any:
     """Compile a function that returns nothing, to be called with addresses. Calls release the GIL.
 
     (Unpacking tensors, as numba would do it, takes longer than many of the loops.)
@@ -101,6 +96,13 @@ def opaque(function: Callable) -> Callable:
         return disabled(*args, **kwargs)
 
     return call
+
+
+@opaque
+def serves(*tensors: Tensor | None) -> bool:
+    """Return whether compiled loops can be had for tensors like these, all of one dtype, and where there is None."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    return len({tensor.dtype for tensor in present}) == 1 and not any(map(refusal, present))
 
 
 @functools.cache
