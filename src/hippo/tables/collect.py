@@ -1,6 +1,7 @@
 """Copying the records of complete runs to where tables are made from them."""
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ def download(project: str, folder: Path) -> None:
         project: As `entity/project`.
         folder: Where to.
     """
-    for run in wandb.Api().runs(project):
+    for number, run in enumerate(wandb.Api().runs(project)):
         for file in run.files(names=["record.json"]):
-            file.download(root=str(folder / run.id), exist_ok=True)
+            if file.name == "record.json":  # the server's word, as the run's id is, which therefore names no folder
+                file.download(root=str(folder / str(number)), exist_ok=True)
 
 
 def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
@@ -71,9 +73,25 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
         yield str(target)
 
 
-def read_all(results: Path) -> list[dict[str, Any]]:
-    """Return the collected records, in the order of their names."""
-    return [records.read(path) for path in sorted((results / "records").rglob("*.json"))]
+def complain(line: str) -> None:
+    """Print a line where errors go."""
+    print(line, file=sys.stderr)
+
+
+def read_all(results: Path, tell: Callable[[str], Any] = complain) -> list[dict[str, Any]]:
+    """Return the collected records, in the order of their names, without what is damaged.
+
+    Args:
+        results: The folder of the records.
+        tell: Gets a line about each file that is left out.
+    """
+    found = []
+    for path in sorted((results / "records").rglob("*.json")):
+        try:
+            found.append(records.read(path))
+        except (records.RecordError, OSError) as error:
+            tell(f"left out {path}: {error}")
+    return found
 
 
 def by_name(found: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:

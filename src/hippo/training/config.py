@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hippo.errors import UserError
-from hippo.training.records import ADDED
+from hippo.training.records import ADDED, check_name
 
 
 class ConfigError(UserError, ValueError):
@@ -77,6 +77,7 @@ _SUPPLIED: dict[str, set[str]] = {
 
 def check(config: DictConfig) -> dict[str, Any]:
     """Return the configuration resolved to plain values, or raise ConfigError naming the first thing wrong with it."""
+    _refuse_environment(OmegaConf.to_container(config), "")
     try:
         values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
@@ -98,14 +99,38 @@ def check(config: DictConfig) -> dict[str, Any]:
         raise ConfigError("trainer.fast_dev_run keeps no weights to test. Add +trainer.limit_train_batches=1 instead")
     if not values["paths"]["data"] or not values["paths"]["outputs"]:
         raise ConfigError("paths.data and paths.outputs must name folders; use . for the current one")
-    if not re.fullmatch(r"[\w.-]+", values["name"]):
-        raise ConfigError(
-            f"name={values['name']!r} names a folder and a W&B run: letters, digits, '_', '-' and '.' only"
-        )
+    with _naming("name"):
+        check_name(values["name"])
+    with _naming("dataset.shifts"):
+        for shift in values["dataset"].get("shifts") or ():
+            check_name(str(shift))  # of a checkpoint
     for key in ("patience", "threads"):
         if values[key] is not None and values[key] < 1:
             raise ConfigError(f"{key} must be null or at least 1, not {values[key]}")
     return values
+
+
+@contextlib.contextmanager
+def _naming(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{key}={error}") from error
+
+
+def _refuse_environment(value: Any, where: str) -> None:
+    """Refuse environment variables outside `paths`: a configuration ends up in records, on pages and in W&B."""
+    if where == "paths":
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        path = f"{where}.{key}" if where else str(key)
+        if isinstance(item, dict | list):
+            _refuse_environment(item, path)
+        elif isinstance(item, str) and re.search(r"\$\{\s*oc\.env\b", item):
+            raise ConfigError(
+                f"{path}: {item} is not resolved. Environment variables may stand in paths only: they may hold a "
+                "secret, and the configuration is recorded and published"
+            )
 
 
 def _check_node(value: Any, where: str, supplied: set[str]) -> None:
