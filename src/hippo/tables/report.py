@@ -1,15 +1,16 @@
 """All results on one page, an HTML file that loads nothing: tables, curves and runs, each figure with its record."""
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from hippo.files import write_atomically
 from hippo.tables.charts import Chart, chart
-from hippo.tables.describe import hardware, link, result, what
+from hippo.tables.describe import hardware, link, rate, result, what
 from hippo.tables.render import MARKS, MEANING, Entry, best, comparison, entries, interval, quantities
 from hippo.tables.statistics import Summary, summarize
 from hippo.tables.table import READINGS, Cell, Panel, Table, along_curve, score
@@ -80,14 +81,7 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
     settings: dict[tuple[str, str], list[Record]] = {}
     for record in found.values():
         settings.setdefault((record["name"], record["hash"]), []).append(record)
-    environment = Environment(
-        loader=PackageLoader("hippo.tables"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    return _template().render(
         readings=READINGS,
         tables=[_table(name, index, *table, found) for index, (name, table) in enumerate(tables.items())],
         settings=[(runs, learning_curves(runs)) for runs in settings.values()],
@@ -96,6 +90,7 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
         what=what,
         hardware=hardware,
         link=link,
+        rate=rate,
         result=result,
         interval=interval,
         quantities=quantities,
@@ -104,6 +99,18 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
         legend=MEANING,
         colors=COLORS,
     )
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("hippo.tables"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")
 
 
 def learning_curves(runs: list[Record]) -> list[Chart]:
