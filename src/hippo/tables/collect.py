@@ -7,8 +7,9 @@ from typing import Any
 
 import wandb
 
+from hippo.files import write_atomically
+from hippo.tables.report import curves, drawn
 from hippo.training import records
-from hippo.training.curves import draw_curves
 
 
 def unfit(record: dict[str, Any]) -> str | None:
@@ -68,7 +69,7 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
                 )
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        draw_curves(record, target.with_suffix(".png"))
+        write_atomically(target.with_suffix(".svg"), curves(record))
         records.write(target, record)
         yield str(target)
 
@@ -79,7 +80,8 @@ def complain(line: str) -> None:
 
 
 def read_all(results: Path, tell: Callable[[str], Any] = complain) -> list[dict[str, Any]]:
-    """Return the collected records, in the order of their names, without what is damaged.
+    """Return the collected records, in the order of their names, without what is damaged. Of their histories only
+    what a page draws is kept: thousands of records have to fit into memory.
 
     Args:
         results: The folder of the records.
@@ -88,9 +90,11 @@ def read_all(results: Path, tell: Callable[[str], Any] = complain) -> list[dict[
     found = []
     for path in sorted((results / "records").rglob("*.json")):
         try:
-            found.append(records.read(path))
+            record = records.read(path)
         except (records.RecordError, OSError) as error:
             tell(f"left out {path}: {error}")
+        else:
+            found.append(record | {"history": drawn(record["history"])})
     return found
 
 

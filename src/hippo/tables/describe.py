@@ -38,7 +38,9 @@ def _class(node: dict[str, Any]) -> str:
 
 def number(value: Any) -> str:
     """Return how a setting is printed: a number in few digits, and what is none as it is."""
-    short = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)  # no float is beyond all measure
+    short = isinstance(value, float) or (
+        isinstance(value, int) and abs(value) < 2**63
+    )  # no float is beyond all measure
     return f"{value:g}" if short else str(value)[:40]
 
 

@@ -218,7 +218,7 @@ def every_run(found: list[Record]) -> Iterator[str]:
             plain(hardware(record["machine"])),
             code(record["command"] or "–"),
             code((record["git"]["commit"] or "–")[:10]),
-            f"[json]({link(record)}), [curves]({link(record).removesuffix('json')}png)",
+            f"[json]({link(record)}), [curves]({link(record).removesuffix('json')}svg)",
         ]
         for record in found
     ]

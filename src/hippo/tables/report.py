@@ -19,6 +19,7 @@ from hippo.training.sweeps import Run
 Record = dict[str, Any]
 Records = Mapping[tuple[str, str], Record]
 MOST_EPOCHS = 120  # drawn of a curve: a chart is hardly wider in pixels
+DRAWN = ("epoch", "train/loss", "validation/loss", "validation/accuracy")
 COLORS = 10
 
 
@@ -81,7 +82,7 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
     settings: dict[tuple[str, str], list[Record]] = {}
     for record in found.values():
         settings.setdefault((record["name"], record["hash"]), []).append(record)
-    return _template().render(
+    return _template("report.html").render(
         readings=READINGS,
         tables=[_table(name, index, *table, found) for index, (name, table) in enumerate(tables.items())],
         settings=[(runs, learning_curves(runs)) for runs in settings.values()],
@@ -101,8 +102,15 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
     )
 
 
+def curves(record: Record) -> str:
+    """Return the learning curves of a record by itself, as an SVG; equal records give equal text."""
+    charts = learning_curves([record])
+    width, height = 260 * max(2, len(charts)), 40 + 180 * bool(charts)
+    return _template("curves.svg").render(record=record, charts=charts, width=width, height=height, result=result)
+
+
 @functools.cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     environment = Environment(
         loader=PackageLoader("hippo.tables"),
         autoescape=True,
@@ -110,7 +118,13 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html")
+    return environment.get_template(name)
+
+
+def drawn(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return of a history what learning curves draw: at most `MOST_EPOCHS` epochs, every so many of them and the last."""
+    epochs = history[:: -max(1, math.ceil(len(history) / MOST_EPOCHS))][::-1]
+    return [{key: epoch[key] for key in DRAWN if key in epoch} for epoch in epochs]
 
 
 def learning_curves(runs: list[Record]) -> list[Chart]:
@@ -119,8 +133,7 @@ def learning_curves(runs: list[Record]) -> list[Chart]:
     """
     curves = {}
     for run in runs:
-        history = run.get("history", [])
-        curves[run["id"]] = history[:: -max(1, math.ceil(len(history) / MOST_EPOCHS))][::-1]  # with the last epoch
+        curves[run["id"]] = drawn(run.get("history", []))
     points = [epoch for history in curves.values() for epoch in history]
     epochs = [epoch["epoch"] for epoch in points]
     losses = [epoch.get(f"{split}/loss") for epoch in points for split in ("train", "validation")]
