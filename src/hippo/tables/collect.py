@@ -69,9 +69,16 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
                 )
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target.with_suffix(".svg"), curves(record))
+        draw(target, record)
         records.write(target, record)
         yield str(target)
+
+
+def draw(path: Path, record: dict[str, Any]) -> None:
+    """Write the learning curves of a record beside it, unless they are there."""
+    picture, text = path.with_suffix(".svg"), curves(record)
+    if not picture.is_file() or picture.read_bytes() != text.encode():
+        write_atomically(picture, text)
 
 
 def complain(line: str) -> None:
@@ -79,13 +86,18 @@ def complain(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def read_all(results: Path, tell: Callable[[str], Any] = complain) -> list[dict[str, Any]]:
+def read_all(
+    results: Path,
+    tell: Callable[[str], Any] = complain,
+    each: Callable[[Path, dict[str, Any]], Any] = lambda path, record: None,
+) -> list[dict[str, Any]]:
     """Return the collected records, in the order of their names, without what is damaged. Of their histories only
     what a page draws is kept: thousands of records have to fit into memory.
 
     Args:
         results: The folder of the records.
         tell: Gets a line about each file that is left out.
+        each: Gets the path and the whole of each record.
     """
     found = []
     for path in sorted((results / "records").rglob("*.json")):
@@ -94,6 +106,7 @@ def read_all(results: Path, tell: Callable[[str], Any] = complain) -> list[dict[
         except (records.RecordError, OSError) as error:
             tell(f"left out {path}: {error}")
         else:
+            each(path, record)
             found.append(record | {"history": drawn(record["history"])})
     return found
 

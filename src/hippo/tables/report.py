@@ -122,7 +122,7 @@ def _template(name: str) -> Template:
 
 
 def drawn(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Return of a history what learning curves draw: at most `MOST_EPOCHS` epochs, every so many of them and the last."""
+    """Return what learning curves draw of a history: at most `MOST_EPOCHS` epochs, every so many and the last."""
     epochs = history[:: -max(1, math.ceil(len(history) / MOST_EPOCHS))][::-1]
     return [{key: epoch[key] for key in DRAWN if key in epoch} for epoch in epochs]
 

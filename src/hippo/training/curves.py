@@ -1,7 +1,7 @@
 """The picture of a run: loss, and accuracy where there are classes, over the epochs.
 
-It is drawn once, at the end of a run, for its folder and for W&B, which takes no SVG for a picture. What is collected is
-drawn by `hippo.tables.charts`, in a hundredth of the time.
+It is drawn once, at the end of a run, for its folder and for W&B, which takes no SVG for a picture. What is collected
+is drawn by `hippo.tables.charts`, in a hundredth of the time.
 """
 
 import math
