@@ -2,8 +2,10 @@
 
 import csv
 import io
+import itertools
 import math
 import re
+import string
 import sys
 from pathlib import Path
 
@@ -196,9 +198,8 @@ def test_latex_is_balanced_and_escaped(table, filled):
     assert "slow, 50 \\%" in text
     assert "\\textbf{70.0} {\\scriptsize [45.2, 94.8]} (50.0$^\\ddagger$)" in text
     assert text.count("{") == text.count("}")
-    hostile = table.model_copy(
-        update={"rows": {"gru": table.rows["gru"].model_copy(update={"label": "\\input{x}$#~^"})}}
-    )
+    row = table.rows["gru"].model_copy(update={"label": "\\input{x}$#~^"})
+    hostile = table.model_copy(update={"rows": {"gru": row}})
     shown = {key: entry for key, entry in entries(table, *filled).items() if key[0] == "gru"}
     assert "\\textbackslash{}input\\{x\\}\\$\\#\\textasciitilde{}\\textasciicircum{} &" in latex(hostile, shown)
     body = text.partition("\\midrule\n")[2].partition("\n\\bottomrule")[0].splitlines()
@@ -269,9 +270,7 @@ def test_a_table_s_name_is_that_of_a_file(tmp_path, name):
         read_table(path)
 
 
-BOMB = "a: &a [x, x]\n" + "".join(
-    f"{chr(98 + k)}: &{chr(98 + k)} [*{chr(97 + k)}, *{chr(97 + k)}]\n" for k in range(24)
-)
+BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in itertools.pairwise(string.ascii_lowercase))
 
 
 @pytest.mark.parametrize(
@@ -318,9 +317,14 @@ def test_a_table_chooses_runs_and_nothing_else(override, message):
 
 @pytest.mark.parametrize(
     "override",
-    ["model._target_=torch.load", "+dataset.sampling={_target_:torch.load,f:x.pt,weights_only:false}", "+optimizer._args_=[1]",
-     "optimizer._target_=subprocess.run", "model._target_=antigravity.webbrowser.open"],
-)  # fmt: skip
+    [
+        "model._target_=torch.load",
+        "+dataset.sampling={_target_:torch.load,f:x.pt,weights_only:false}",
+        "+optimizer._args_=[1]",
+        "optimizer._target_=subprocess.run",
+        "model._target_=antigravity.webbrowser.open",
+    ],
+)
 def test_a_table_names_no_class_from_elsewhere(table, override):
     row = Row(label="wrong", overrides=["experiment=digits", "model=gru", override])
     with pytest.raises(ConfigError, match="file from elsewhere"):

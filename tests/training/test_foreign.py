@@ -33,9 +33,7 @@ def test_records_of_the_package_are_built_with_changes_where_they_are_asked_for(
     assert isinstance(model, HiPPORNN)
     assert model.hidden_size == record["config"]["model"]["hidden_size"]
     assert isinstance(foreign.build(committed("digits_lagt"), "dataset", CONFIGS), Digits)
-    assert (
-        foreign.build(committed("digits_lagt"), "model", CONFIGS, input_size=1).hidden_size == 128
-    )  # of a measure node
+    assert foreign.build(committed("digits_lagt"), "model", CONFIGS, input_size=1).hidden_size == 128  # with a measure
 
 
 @pytest.fixture
@@ -54,15 +52,18 @@ def pickled(tmp_path, monkeypatch):
 HOSTILE = {"_target_": "torch.load", "f": "x.pt", "weights_only": False}
 
 
-@pytest.mark.parametrize("place", [("model",), ("dataset",), ("optimizer",), ("dataset", "sampling"), ("model", "measure"),
-                                   ("trainer", "own"), ("own",)])  # fmt: skip
+@pytest.mark.parametrize(
+    "place",
+    ["model", "dataset", "optimizer", "dataset.sampling", "model.measure", "trainer.own", "own"],
+)
 @pytest.mark.parametrize("key", ["model", "dataset"])
 def test_a_class_from_elsewhere_is_executed_from_no_place_of_a_record(pickled, place, key):
     record = committed("trajectories_legs")
     node = record["config"]
-    for name in place[:-1]:
+    *above, last = place.split(".")
+    for name in above:
         node = node[name]
-    node[place[-1]] = HOSTILE | {"hidden_size": 1}
+    node[last] = HOSTILE | {"hidden_size": 1}
     with pytest.raises(ConfigError, match=r"torch\.load is nothing that the package offers.* a file of your own below"):
         foreign.build(record, key, CONFIGS, **({"input_size": 3} if key == "model" else {}))
     assert not pickled.exists()
