@@ -59,7 +59,7 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
             target = results / "records" / record["name"] / f"{record['id']}.json"
             collected = records.read(target) if target.is_file() else None
         except (records.RecordError, OSError) as error:
-            yield f"left out {path}: {error}"
+            yield _left_out(path, error)
             continue
         if collected is not None:
             if collected["metrics"] != record["metrics"]:
@@ -104,11 +104,15 @@ def read_all(
         try:
             record = records.read(path)
         except (records.RecordError, OSError) as error:
-            tell(f"left out {path}: {error}")
+            tell(_left_out(path, error))
         else:
             each(path, record)
             found.append(record | {"history": drawn(record["history"])})
     return found
+
+
+def _left_out(path: Path, error: Exception) -> str:
+    return f"left out {path}: {str(error).removeprefix(f'{path} is ')}"
 
 
 def by_name(found: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
