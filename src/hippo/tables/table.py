@@ -209,6 +209,7 @@ def read_table(path: Path) -> Table:
         known = sorted(other.stem for other in path.parent.glob("*.yaml"))
         hint = did_you_mean(path.stem, known) or f"; choose from {', '.join(known)}"
         raise ConfigError(f"there is no table {path.stem}{hint}")
+    tree = None
     try:
         check_name(path.stem)
         with path.open(encoding="utf-8") as file:

@@ -120,10 +120,13 @@ class _Reading(_Scores):
             yield f"{where}.test", part.test
 
 
-class _Epoch(_Part):
-    model_config = pydantic.ConfigDict(strict=True, extra="allow")
-    __pydantic_extra__: dict[str, _Loss]
-    epoch: _Count
+def _numbered(epoch: dict[str, float | None]) -> dict[str, float | None]:
+    if epoch.get("epoch") is None:
+        raise ValueError("epoch is missing")
+    return epoch
+
+
+_Epoch = Annotated[dict[str, _Loss], pydantic.AfterValidator(_numbered)]
 
 
 class _Point(_Score):
