@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hippo.files import write_atomically
 from hippo.tables.check import faults, read_benchmarks
-from hippo.tables.collect import by_name, collect, download, read_all
+from hippo.tables.collect import by_name, collect, download, draw, read_all
 from hippo.tables.page import page
 from hippo.tables.render import write_table
 from hippo.tables.report import write_report
@@ -29,7 +29,7 @@ def write(outputs: list[Path], projects: list[str]) -> None:
             download(project, Path(folder))
         for line in collect([*outputs, Path(folder)], RESULTS):
             print(line)
-    found, tables = read_all(RESULTS), every_table(ROOT / "configs")
+    found, tables = read_all(RESULTS, each=draw), every_table(ROOT / "configs")
     for name, (table, cells) in tables.items():
         write_table(name, table, cells, by_name(found), RESULTS)
     write_report(tables, by_name(found), RESULTS)

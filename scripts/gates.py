@@ -11,25 +11,25 @@ same time, as long as what they depend on stands still between samples (gates as
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
 from hippo.tables.statistics import summarize
-from hippo.training import checkpoints, records
-from hippo.training.config import ConfigError, building
+from hippo.training import checkpoints, foreign, records
+from hippo.training.config import ConfigError
 from hippo.training.errors import explain
 from hippo.training.learner import SequenceLearner
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 RATES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 GATES = ("by sample", "by time")
 
@@ -47,9 +47,9 @@ def read(folders: list[Path]) -> list[dict[str, Any]]:
         dataset, model = record["config"]["dataset"], record["config"]["model"]
         if model["_target_"] != "hippo.models.HiPPORNN":
             raise ConfigError(f"{folder} is not of a HiPPO network, such as model=legs")
-        if dataset["_target_"] != "hippo.data.CharacterTrajectories" or dataset["timestamps"]:
+        if dataset["_target_"] != "hippo.data.CharacterTrajectories" or dataset.get("timestamps"):
             raise ConfigError(f"{folder} is not of experiment=trajectories without timestamps")
-        if dataset["padding"] != "last_value":
+        if dataset.get("padding") != "last_value":
             raise ConfigError(f"{folder} has series of their own lengths; they should be padded")
         if record["hash"] != found[0]["hash"]:
             raise ConfigError(f"{folder} is not of the same configuration as {folders[0]}; name its seeds only")
@@ -61,24 +61,23 @@ def by_time(rate: float) -> Callable[[Tensor], Tensor]:
     return lambda z: -torch.expm1(torch.nn.functional.logsigmoid(-z) / rate)
 
 
-def test(folder: Path, config: dict, data_root: Path | None, rates: tuple[float, ...]) -> dict[str, list[float]]:
+def test(folder: Path, record: dict[str, Any], data_root: Path, rates: tuple[float, ...]) -> dict[str, list[float]]:
     """Return the test accuracy in per cent at each rate, with either gate, of a run's epoch that is best in validation.
 
     Args:
         folder: The run's.
-        config: Dataset and model, as in its record.
-        data_root: Where it is not that of the run.
+        record: Its record.
+        data_root: Where the data lie.
         rates: Over that in training.
 
     Raises:
-        ConfigError: If the checkpoint is damaged, or a rate leaves nothing of the series.
+        ConfigError: If the checkpoint is damaged, a rate leaves nothing of the series, or the record names a class that
+            a file from elsewhere cannot name.
         DataError: If the data are missing or damaged.
     """
-    paths: Any = OmegaConf.load(folder / "config.yaml").paths
-    with building("--rates"):
-        dataset = instantiate(config["dataset"] | {"shifts": {}, "curve": {"rate": list(rates)}})
-        splits = dataset.load(data_root or Path(paths.data).expanduser())
-    model = instantiate(config["model"], input_size=splits.train.everything.x.shape[2])
+    dataset = foreign.build(record, "dataset", CONFIGS, shifts={}, curve={"rate": list(rates)})
+    splits = dataset.load(data_root)
+    model = foreign.build(record, "model", CONFIGS, input_size=splits.train.everything.x.shape[2])
     learner = SequenceLearner(model, len(splits.classes), torch.optim.Adam)
     learner.load_state_dict(checkpoints.load(folder / "checkpoints" / "best.ckpt")["state_dict"])
     found: dict[str, list[float]] = {gate: [] for gate in GATES}
@@ -119,7 +118,8 @@ def main() -> None:
     parser.add_argument(
         "--rates", nargs="+", type=rate, default=RATES, help="over that in training; 1 is always there (1/4 … 4)"
     )
-    parser.add_argument("--data", type=Path, help="data root, where it is not that of the runs")
+    data_root = Path(os.environ.get("HIPPO_DATA", "data"))
+    parser.add_argument("--data", type=Path, default=data_root, help="data root (that of train.py)")
     parser.add_argument("--out", type=Path, help="folder for benchmarks/ and figures/")
     args = parser.parse_args()
     rates = sorted({1.0, *args.rates})
@@ -129,7 +129,7 @@ def main() -> None:
         runs = [{key: record[key] for key in ("name", "id", "command", "git")} for record in found]
         with torch.inference_mode():
             each = [
-                test(folder, record["config"], args.data, tuple(rates))
+                test(folder, record, args.data.expanduser(), tuple(rates))
                 for folder, record in zip(tqdm(args.runs, unit="run"), found, strict=True)
             ]
     except Exception as error:

@@ -47,7 +47,7 @@ def state(run: Run, found: dict[tuple[str, str], Any]) -> tuple[str, str]:
     path = run.folder / "record.json"
     try:
         reason = unfit(records.read(path))
-    except records.RecordError as error:
+    except (records.RecordError, OSError) as error:
         return "unfit", str(error)
     return ("unfit", f"{path}: {reason}. Delete its folder to have it run again") if reason else ("done", "")
 
@@ -121,16 +121,24 @@ def main() -> None:
         alone = {name: (table, list(cells(table, ROOT / "configs")))}
         tables = alone if args.dry_run else every_table(ROOT / "configs") | alone
 
+        told: set[str] = set()
+
+        def tell(line: str) -> None:
+            """Write a line about a file once, however often the records are read."""
+            if line not in told:
+                tqdm.write(line)
+            told.add(line)
+
         def render() -> dict[tuple[str, str], Any]:
             for line in collect([outputs], results):
-                tqdm.write(line)
-            found = by_name(read_all(results))
+                tell(line)
+            found = by_name(read_all(results, tell))
             wrote.update(write_table(name, *tables[name], found, results))
             wrote.add(write_report(tables, found, results))
             return found
 
         wrote: set[Path] = set()
-        found = by_name(read_all(results)) if args.dry_run else render()
+        found = by_name(read_all(results, tell)) if args.dry_run else render()
         runs = needed([cell for cell in tables[name][1] if not args.rows or cell.row in args.rows])
         runs = [run.at(outputs) for run in runs if not args.seeds or run.config["seed"] in args.seeds]
         if not runs:

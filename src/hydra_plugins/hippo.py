@@ -50,7 +50,11 @@ class LocalLauncher(Launcher):
             if run and run in failures:
                 result.return_value = ConfigError(failures[run])
             elif run:
-                record = records.read(run.folder / "record.json")
+                try:
+                    record = records.read(run.folder / "record.json")
+                except records.RecordError as error:  # a damaged one, which stops nothing else
+                    result.return_value = error
+                    continue
                 result.status = JobStatus.COMPLETED
                 result.return_value = records.objective(record)
         return results

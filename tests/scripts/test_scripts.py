@@ -16,6 +16,7 @@ from hippo.models import HiPPORNN
 from hippo.training import records
 
 ROOT = Path(__file__).parents[2]
+LEGS = records.read(next((ROOT / "results" / "records" / "trajectories_legs").glob("*.json")))
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_gates_are_tested_on_a_run(script, trajectories_root, tmp_path):
     train = [sys.executable, "train.py", "experiment=trajectories", "model=legs", *small, *where]
     subprocess.run(train, cwd=ROOT, check=True, capture_output=True)
     (path,) = (tmp_path / "outputs").glob("*/*/record.json")
-    said = script("gates", path.parent, "--rates", 0.5, 2, "--out", tmp_path)
+    said = script("gates", path.parent, "--rates", 0.5, 2, "--data", trajectories_root, "--out", tmp_path)
     accuracy = json.loads((tmp_path / "benchmarks" / "gates.json").read_text())["accuracy"]
     (by_sample,), (by_time,) = accuracy["by sample"], accuracy["by time"]
     best, one = json.loads(path.read_text())["metrics"]["best"], 100 / 429
@@ -174,6 +175,31 @@ def test_gates_are_tested_on_a_run(script, trajectories_root, tmp_path):
     assert abs(by_time[0] - by_sample[0]) > 2 * one
 
 
+def test_gates_execute_nothing_that_a_run_folder_names(script, tmp_path):
+    """The record and the run's own configuration, which is not read at all."""
+    hostile = {"_target_": "torch.load", "f": str(tmp_path / "x.pt"), "weights_only": False}
+    torch.save(Executed(tmp_path / "executed"), tmp_path / "x.pt")
+    record = json.loads(json.dumps(LEGS))
+    record["config"]["dataset"]["sampling"] = hostile
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "record.json").write_text(json.dumps(record))
+    (folder / "config.yaml").write_text(json.dumps({"paths": {"data": hostile}, "dataset": hostile}))
+    with pytest.raises(SystemExit, match=r"torch\.load is nothing that the package offers"):
+        script("gates", folder)
+    assert not (tmp_path / "executed").exists()
+
+
+class Executed:
+    """Something that leaves a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
 def test_gates_refuse_what_they_cannot_read(script, capsys, tmp_path):
     legs = {"_target_": "hippo.models.HiPPORNN"}
     letters = {"_target_": "hippo.data.CharacterTrajectories", "timestamps": None, "padding": "last_value"}
@@ -187,7 +213,8 @@ def test_gates_refuse_what_they_cannot_read(script, capsys, tmp_path):
     }
     for name, (model, dataset) in configs.items():
         (tmp_path / name).mkdir()
-        record = {"schema": records.SCHEMA, "metrics": {}, "hash": name, "config": {"model": model, "dataset": dataset}}
+        config = LEGS["config"] | {"model": {"hidden_size": 4} | model, "dataset": dataset}
+        record = LEGS | {"hash": name, "config": config}
         (tmp_path / name / "record.json").write_text(json.dumps(record))
     for arguments, words in (
         (["nowhere"], "nowhere"),

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import wandb
 
-from hippo.tables.collect import collect, download
+from hippo.tables.collect import collect, download, read_all
 
 RECORD = next((Path(__file__).parents[2] / "results" / "records" / "digits_gru").glob("*.json"))
 
@@ -35,7 +35,7 @@ def test_a_run_that_is_met_twice_is_kept_once(place, tmp_path):
     assert len(list(collect(folders, tmp_path / "results"))) == 1
     assert names(tmp_path / "results") == [RECORD.name]
     assert list(collect(folders, tmp_path / "results")) == []
-    assert (tmp_path / "results" / "records" / "digits_gru" / RECORD.with_suffix(".png").name).is_file()
+    assert (tmp_path / "results" / "records" / "digits_gru" / RECORD.with_suffix(".svg").name).is_file()
 
 
 def test_two_results_under_one_identity_are_reported_and_the_first_is_kept(place, tmp_path):
@@ -70,16 +70,20 @@ def test_records_come_from_wandb_too(tmp_path, monkeypatch):
     """A stand-in for the server: two runs, of which one has left no record."""
 
     class File:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
         def download(self, root: str, exist_ok: bool) -> None:
             Path(root).mkdir(parents=True)
-            (Path(root) / "record.json").write_text(RECORD.read_text())
+            (Path(root) / self.name).write_text(RECORD.read_text())
 
     def run(number: int, files: list[File]) -> SimpleNamespace:
-        return SimpleNamespace(id=f"run-{number}", files=lambda names: files if names == ["record.json"] else [])
+        return SimpleNamespace(id=f"../../run-{number}", files=lambda names: files if names == ["record.json"] else [])
 
-    runs = {"team/hippo": [run(0, [File()]), run(1, [])]}
+    runs = {"team/hippo": [run(0, [File("record.json"), File("../../record.json")]), run(1, [])]}
     monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(runs=runs.__getitem__))
     download("team/hippo", tmp_path / "fetched")
+    assert [path.name for path in tmp_path.iterdir()] == ["fetched"]  # nothing where the server's names lead
     assert len(list(collect([tmp_path / "fetched"], tmp_path / "results"))) == 1
     assert names(tmp_path / "results") == [RECORD.name]
 
@@ -91,3 +95,41 @@ def test_a_damaged_record_among_the_collected_is_named(place, tmp_path):
     kept.write_text("{")
     (line,) = collect([folder], tmp_path / "results")
     assert f"{kept} is not a record" in line
+
+
+def test_bad_records_among_good_ones_stop_nothing_and_write_nothing_elsewhere(place, tmp_path):
+    """Collected, and lying among the collected: each is named, and the others are read."""
+    folder = place("outputs")
+    good = json.loads(RECORD.read_text())
+    bad = {
+        "climbs": good | {"name": "../../../escaped"},
+        "absolute": good | {"name": str(tmp_path / "escaped")},
+        "seed": good | {"seed": "0/../../../../escaped", "id": f"{good['hash']}-seed0/../../../../escaped"},
+        "bare": good | {"metrics": {}},
+        "list": [],
+    }
+    for name, record in bad.items():
+        (folder / name).mkdir()
+        (folder / name / "record.json").write_text(json.dumps(record))
+    results = tmp_path / "inside" / "results"
+    lines = list(collect([folder], results))
+    assert len(lines) == len(bad) + 1
+    assert all(any(line.startswith(f"left out {folder / name / 'record.json'}: ") for line in lines) for name in bad)
+    assert len(list(tmp_path.rglob("*.json"))) == len(bad) + 2
+    assert names(results) == [RECORD.name]
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs", "inside"}
+    (results / "records" / "bad.json").write_text(json.dumps(bad["bare"]))
+    told: list[str] = []
+    (kept,) = read_all(results, told.append)
+    assert kept["id"] == good["id"]
+    assert [line.partition(": ")[0] for line in told] == [f"left out {results / 'records' / 'bad.json'}"]
+
+
+def test_of_a_long_history_what_a_page_draws_is_kept(place, tmp_path):
+    history = [{"epoch": n, "train/loss": 1.0, "validation/accuracy": 0.5, "seconds": 1.0} for n in range(1, 1001)]
+    list(collect([place("one", history=history)], tmp_path / "results"))
+    (record,) = read_all(tmp_path / "results")
+    assert len(record["history"]) <= 120
+    assert record["history"][-1] == {"epoch": 1000, "train/loss": 1.0, "validation/accuracy": 0.5}
+    (path,) = (tmp_path / "results" / "records").rglob("*.json")
+    assert len(json.loads(path.read_text())["history"]) == 1000

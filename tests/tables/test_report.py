@@ -1,5 +1,6 @@
 """The page of all results: its figures, what it loads, what it makes of strange records, and how a browser takes it."""
 
+import contextlib
 import copy
 import html
 import json
@@ -10,14 +11,17 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import pytest
 
 from hippo.tables.charts import Scale, chart
-from hippo.tables.collect import by_name, read_all
+from hippo.tables.collect import by_name, read_all, unfit
+from hippo.tables.page import every_run, page
 from hippo.tables.render import MARKS, entries
-from hippo.tables.report import MOST_EPOCHS, learning_curves, report, write_report
+from hippo.tables.report import MOST_EPOCHS, curves, learning_curves, report, write_report
 from hippo.tables.table import READINGS, Cell, Table
+from hippo.training import records
 from hippo.training.sweeps import Run
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -351,3 +355,50 @@ def test_a_browser_shows_it_switches_sorts_and_filters(table, filled, tmp_path):
     assert seen["open"] == ["GRU, no shift"]
     assert seen["wide"] <= 0
     assert seen["loaded"] == []
+
+
+SHORT = ("trajectories_gru", "function_approximation_memory", "digits_lagt")
+STRANGE = (None, [], {}, 10**400, -1, HOSTILE, [[1]], {"a": [None]}, "${oc.env:HOME}", ...)
+
+
+def places(value, path=()):
+    """Yield the path of everything in a record, of a list's items that of the first."""
+    if path:
+        yield path
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else [*enumerate(value)][:1]:
+            yield from places(item, (*path, key))
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_whatever_stands_at_a_place_of_a_record_it_is_refused_or_shown(name, tmp_path):
+    """Under the hash of what it became, as somebody would write it who wants it to be collected."""
+    good = json.loads(next((RESULTS / "records" / name).glob("*.json")).read_text())
+    good |= {"history": good["history"][:2], "classes": good["classes"][:2], "versions": {"torch": "2"}}
+    path, shown = tmp_path / "record.json", []
+    for number, place in enumerate(places(good)):
+        record = copy.deepcopy(good)
+        node = record
+        for key in place[:-1]:
+            node = node[key]
+        value = STRANGE[number % len(STRANGE)]
+        if value is ...:
+            del node[place[-1]]
+        else:
+            node[place[-1]] = value
+        if place[0] == "config" and len(place) > 1:
+            with contextlib.suppress(Exception):
+                record["hash"] = records.config_hash(record["config"])
+                record["id"] = f"{record['hash']}-seed{record['seed']}"
+        path.write_text(json.dumps(record))
+        with contextlib.suppress(records.RecordError):
+            shown.append(records.read(path))
+            unfit(shown[-1])
+            records.write(path, shown[-1])
+            ElementTree.fromstring(curves(shown[-1]))
+    assert 10 < len(shown) < 0.7 * number
+    for text in (report({}, by_name(shown)), page({}, shown, {})):
+        text.encode()
+        assert "<script>alert" not in text
+    markdown = re.sub(r"`[^`\n]*`", "", "\n".join(every_run(shown)))  # code in it is text
+    assert not set(re.findall(r"<(\w+)", markdown)) - {"code"}

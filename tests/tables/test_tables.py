@@ -2,8 +2,11 @@
 
 import csv
 import io
+import itertools
 import math
 import re
+import string
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +198,10 @@ def test_latex_is_balanced_and_escaped(table, filled):
     assert "slow, 50 \\%" in text
     assert "\\textbf{70.0} {\\scriptsize [45.2, 94.8]} (50.0$^\\ddagger$)" in text
     assert text.count("{") == text.count("}")
+    row = table.rows["gru"].model_copy(update={"label": "\\input{x}$#~^"})
+    hostile = table.model_copy(update={"rows": {"gru": row}})
+    shown = {key: entry for key, entry in entries(table, *filled).items() if key[0] == "gru"}
+    assert "\\textbackslash{}input\\{x\\}\\$\\#\\textasciitilde{}\\textasciicircum{} &" in latex(hostile, shown)
     body = text.partition("\\midrule\n")[2].partition("\n\\bottomrule")[0].splitlines()
     assert all(line.count("&") == 3 and line.endswith("\\\\") for line in body)
 
@@ -222,8 +229,8 @@ def test_the_interval_of_a_few_seeds_holds_the_mean_as_often_as_it_says():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"titel": "x"}, "own.yaml.titel: Extra inputs"),
-        ({"seeds": ["a"]}, "own.yaml.seeds.0: "),
+        ({"titel": "x"}, r"own.yaml, line \d+: titel: Extra inputs"),
+        ({"seeds": ["a"]}, r"own.yaml, line \d+: seeds.0: "),
         ({"rows": {"gru": {"label": "GRU", "overrides": [], "reported": {"fast": [1, "read"]}}}}, "no column fast"),
         ({"rows": {"gru": {"label": "GRU", "overrides": [], "reported": {"slow": [1, "guessed"]}}}}, "'recalled'"),
     ],
@@ -233,6 +240,96 @@ def test_a_wrong_table_is_one_error_that_names_the_key(tmp_path, change, message
     path.write_text(yaml.safe_dump(SPEC | change))
     with pytest.raises(ConfigError, match=message):
         read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"title": "${oc.env:HOME}"}, "Environment variables may stand in paths only"),
+        ({"notes": ["of ${oc.env:TOKEN}"]}, "Environment variables may stand in paths only"),
+        ({"source": "one\n\\input{/etc/passwd}"}, "one line of text"),
+        ({"seeds": [-1]}, r"own.yaml, line \d+: seeds.0: "),
+        ({"seeds": ["0/../../x"]}, r"own.yaml, line \d+: seeds.0: "),
+        ({"seeds": [2**32]}, r"own.yaml, line \d+: seeds.0: "),
+    ],
+)
+def test_what_is_printed_of_a_table_is_plain_and_its_seeds_are_seeds(tmp_path, monkeypatch, change, message):
+    monkeypatch.setenv("TOKEN", "secret")
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(SPEC | change))
+    with pytest.raises(ConfigError, match=message) as error:
+        read_table(path)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["..", "a b", "-x", "a|b"])
+def test_a_table_s_name_is_that_of_a_file(tmp_path, name):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(SPEC))
+    with pytest.raises(ConfigError, match="names a folder"):
+        read_table(path)
+
+
+BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in itertools.pairwise(string.ascii_lowercase))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"title: a\nsource: b: c\n", r"own.yaml, line 2: mapping values are not allowed here"),
+        (b"title: [a\n", r"own.yaml, line 2: expected"),
+        (b"title: a\nsource: \xff\n", r"own.yaml, line 2: it is not UTF-8 text"),
+        (b"title: a\ntitle: b\n", r"own.yaml, line 2: found duplicate key title"),
+        (b"title: !!python/object:os.system {}\n", r"own.yaml, line 1: could not determine a constructor"),
+        (b"title: \x00\n", r"own.yaml: character 7 is 0"),
+        (b"a: " + b"[" * 5000, r"own.yaml: it is nested too deep"),
+        (BOMB.encode(), r"own.yaml is not a table: its aliases"),
+        (b"", r"own.yaml, line 1: title: Field required"),
+        (b"- a\n", r"own.yaml, line 1: Input should be a valid dictionary"),
+        (b"hello\n", r"own.yaml, line 1: title: Field required"),
+    ],
+)
+def test_a_damaged_table_is_one_sentence_with_file_and_line(tmp_path, content, message):
+    path = tmp_path / "own.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_table(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hydra.run.dir=x", "neither Hydra's settings nor paths"),
+        ("+hydra.callbacks.own._target_=os.system", "neither Hydra's settings nor paths"),
+        ("+experiment@hydra.own=digits", "neither Hydra's settings nor paths"),
+        ("--config-dir=x", "neither Hydra's settings nor paths"),
+        ("paths.outputs=x", "neither Hydra's settings nor paths"),
+        ("model=../../downloads/own", "no file outside"),
+        ("model='/downloads/own'", "no file outside"),
+        ("name=..", "no file outside"),
+    ],
+)
+def test_a_table_chooses_runs_and_nothing_else(override, message):
+    with pytest.raises(ValidationError, match=message):
+        Row(label="wrong", overrides=["experiment=digits", override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model._target_=torch.load",
+        "+dataset.sampling={_target_:torch.load,f:x.pt,weights_only:false}",
+        "+optimizer._args_=[1]",
+        "optimizer._target_=subprocess.run",
+        "model._target_=antigravity.webbrowser.open",
+    ],
+)
+def test_a_table_names_no_class_from_elsewhere(table, override):
+    row = Row(label="wrong", overrides=["experiment=digits", "model=gru", override])
+    with pytest.raises(ConfigError, match="file from elsewhere"):
+        list(cells(table.model_copy(update={"rows": {"wrong": row}}), CONFIGS))
+    assert "antigravity" not in sys.modules  # nor is it imported to see what it is
 
 
 @pytest.mark.parametrize(
@@ -261,6 +358,7 @@ def test_collecting_copies_what_is_fit_and_says_what_is_not(tmp_path):
     assert len(lines) == 2
     assert "left out" in lines[0]
     assert "committed code" in lines[0]
-    assert read_all(tmp_path / "results") == [good]
-    assert (tmp_path / "results" / "records" / good["name"] / f"{good['id']}.png").is_file()
+    (kept,) = read_all(tmp_path / "results")
+    assert kept | {"history": good["history"]} == good
+    assert (tmp_path / "results" / "records" / good["name"] / f"{good['id']}.svg").is_file()
     assert len(list(collect([tmp_path / "outputs"], tmp_path / "results"))) == 1  # nothing new but what is left out

@@ -2,8 +2,10 @@
 
 import dataclasses
 import inspect
+import shutil
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
 import wandb
@@ -242,3 +244,61 @@ def test_what_the_code_completes_may_lack_arguments_and_is_checked_all_the_same(
         check(compose("model=s4d", "+model.layer.state_sise=3"))
     with pytest.raises(ConfigError, match=r"model\.layer\.features is missing"):
         check(compose("model=s4d", "model.layer._partial_=false"))
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".x", "a/b", "/a", "-a", "'a b'", "'a\\n'", "x" * 101])
+def test_a_name_is_that_of_one_folder(compose, name):
+    assert "names a folder" in explanation(compose, f"name={name}")
+
+
+def test_a_shift_names_a_checkpoint_and_a_seed_is_a_number(compose):
+    shifted = ["experiment=trajectories", "+dataset.shifts.a={rate:0.5}"]
+    assert check(compose(*shifted))["dataset"]["shifts"]["a"] == {"rate": 0.5}
+    said = explanation(compose, "experiment=trajectories", "+dataset.shifts={../../x:{rate:0.5}}")
+    assert said.startswith("dataset.shifts='../../x' names a folder")
+    assert "seed" in explanation(compose, "seed='0/../../x'")
+    assert "seed" in explanation(compose, "seed=-1")
+
+
+@pytest.mark.parametrize("key", ["name", "logger.group", "model.hidden_size", "+dataset.own", "window", "optimizer.lr"])
+def test_environment_variables_are_resolved_for_paths_only(compose, monkeypatch, key):
+    monkeypatch.setenv("TOKEN", "7")
+    for value in ("${oc.env:TOKEN}", "a${oc.env:TOKEN}", "${oc.decode:${oc.env:TOKEN}}", "${ oc.env:TOKEN,x }"):
+        said = explanation(compose, f"{key}='{value}'")
+        assert said.startswith(f"{key.removeprefix('+')}: ")
+        assert "in paths only" in said
+    assert check(compose("paths.data=${oc.env:TOKEN}"))["paths"]["data"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"model:\n  a: b: c\n", "own.yaml, line 2: mapping values are not allowed here"),
+        (b"model:\n\ta: 1\n", "own.yaml, line 2: found character"),
+        (b"model: {a: 1\n", "own.yaml, line 2: expected"),
+        (b"a: 1\nname: \xff\n", "own.yaml, line 2: it is not UTF-8 text"),
+        (b"name: \x01\n", "own.yaml: character 6 is 1"),
+        (b"a: " + b"[" * 3000, "own.yaml: it is nested too deep"),
+        (b"a: 1\na: 2\n", "own.yaml, line 2: found duplicate key a"),
+        (b"a: !!python/object:os.system {}\n", "own.yaml, line 1: could not determine a constructor"),
+        (b"defaults: 7\n", "defaults must be a list"),
+        (b"# @package _global_\nname: ${\n", "name: no viable alternative"),
+    ],
+)
+def test_a_damaged_experiment_is_one_sentence_with_file_and_line(tmp_path, content, message):
+    configs = shutil.copytree(CONFIGS, tmp_path / "configs")
+    (configs / "experiment" / "own.yaml").write_bytes(content)
+    with hydra.initialize_config_dir(str(configs), version_base="1.3"), pytest.raises(Exception) as error:  # noqa: PT011
+        hydra.compose("train", ["experiment=own"])
+    said = explain(error.value)
+    assert message in said
+    assert "\n" not in said
+
+
+def test_a_recursion_without_a_file_is_a_bug():
+    def forever() -> None:
+        forever()
+
+    with pytest.raises(RecursionError) as error:
+        forever()
+    assert explain(error.value) is None

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,9 @@ import pytest
 
 from hippo.training import records
 from hippo.training.config import check
+
+COMMITTED = Path(__file__).parents[2] / "results" / "records"
+WHOLE = records.read(next((COMMITTED / "digits_gru").glob("*.json")))
 
 
 def test_an_identity_ignores_seed_paths_and_hardware(compose):
@@ -65,7 +69,7 @@ def test_seeds_of_different_purposes_and_runs_differ():
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path):
-    record = {"schema": records.SCHEMA, "metrics": {"accuracy": 0.1 + 0.2}, "name": "é"}
+    record = WHOLE | {"seconds": 0.1 + 0.2, "name": "é", "own": {"of": "a later version"}}
     records.write(tmp_path / "record.json", record)
     assert records.read(tmp_path / "record.json") == record
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
@@ -78,7 +82,7 @@ def test_what_is_not_a_number_is_written_as_null(tmp_path):
 
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "record.json"
-    records.write(path, {"schema": records.SCHEMA, "metrics": {}, "old": True})
+    records.write(path, WHOLE | {"old": True})
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
@@ -104,7 +108,7 @@ def test_a_process_killed_while_writing_leaves_no_half_record(tmp_path):
 
 def test_readers_never_see_a_part_of_a_record_that_is_being_replaced(tmp_path):
     path = tmp_path / "record.json"
-    contents = [{"schema": records.SCHEMA, "metrics": {}, "text": letter * 200_000} for letter in "ab"]
+    contents = [WHOLE | {"text": letter * 200_000} for letter in "ab"]
     records.write(path, contents[0])
     stop = threading.Event()
 
@@ -155,24 +159,27 @@ def test_a_setting_that_older_records_lack_neither_renames_them_nor_lets_them_st
     assert records.identity(stated) == records.identity(old) == "92c3bb3f-seed0"  # in results/records
     assert records.identity(now) != records.identity(old)
     assert unstated == now
-    records.write(tmp_path / "record.json", {"schema": records.SCHEMA, "metrics": {}, "config": old})
+    records.write(tmp_path / "record.json", WHOLE | {"config": old})
     assert records.read(tmp_path / "record.json")["config"] == stated
 
 
 def test_a_record_of_schema_1_is_read_as_one_of_today_s_and_its_file_stays(tmp_path):
     """Its test curve was called a sweep, in the configuration too; the hash of the configuration is what it was."""
     dataset = {"_target_": "x", "shifts": {}, "sweep": {"rate": [0.5, 1]}, "split_seed": 0}
-    config = {"dataset": dataset, "model": {"_target_": "y"}, "optimizer": {}, "trainer": {}, "patience": None}
-    old = {"schema": 1, "config": config, "metrics": {"a": 1}, "sweep": [{"kind": "rate", "value": 1, "loss": 0.1}]}
-    old["hash"] = "b74d33ba"  # as the code of schema 1 had it
+    model, optimizer = {"_target_": "y", "hidden_size": 1}, {"_target_": "z"}
+    config = {"dataset": dataset, "model": model, "optimizer": optimizer, "trainer": {"max_epochs": 1}}
+    curve = [{"kind": "rate", "value": 1, "loss": 0.1, "accuracy": 0.5}]
+    old = {"schema": 1, "config": config | {"patience": None}, "sweep": curve}
+    old |= {key: value for key, value in WHOLE.items() if key not in old}
+    old["hash"] = "9d9b993d"  # as the code of schema 1 had it
     path = tmp_path / "record.json"
     path.write_text(json.dumps(old))
     record = records.read(path)
-    assert list(record) == ["schema", "config", "metrics", "curve", "hash"]
+    assert list(record) == ["curve" if key == "sweep" else key for key in old]
     assert list(record["config"]["dataset"]) == ["_target_", "shifts", "curve", "split_seed"]
-    assert (record["schema"], record["curve"], record["metrics"]) == (2, old["sweep"], old["metrics"])
-    assert records.config_hash(record["config"]) == records.config_hash(config) == old["hash"]
-    other = config | {"dataset": record["config"]["dataset"] | {"curve": {"rate": [0.5, 2]}}}
+    assert (record["schema"], record["curve"], record["metrics"]) == (2, curve, old["metrics"])
+    assert records.config_hash(record["config"]) == records.config_hash(old["config"]) == old["hash"]
+    other = old["config"] | {"dataset": record["config"]["dataset"] | {"curve": {"rate": [0.5, 2]}}}
     assert records.config_hash(other) != old["hash"]
     records.write(path, record)
     assert records.read(path) == record
@@ -180,7 +187,7 @@ def test_a_record_of_schema_1_is_read_as_one_of_today_s_and_its_file_stays(tmp_p
 
 
 def test_every_committed_record_of_schema_1_keeps_its_name():
-    paths = sorted((Path(__file__).parents[2] / "results" / "records").rglob("*.json"))
+    paths = sorted(COMMITTED.rglob("*.json"))
     first = [path for path in paths if json.loads(path.read_text())["schema"] == 1]
     assert len(first) >= 194
     for path in first:
@@ -192,6 +199,78 @@ def test_every_committed_record_of_schema_1_keeps_its_name():
 
 @pytest.mark.parametrize("schema", [0, 3, None, "1"])
 def test_a_record_of_an_unknown_schema_is_refused(tmp_path, schema):
-    (tmp_path / "record.json").write_text(json.dumps({"schema": schema, "metrics": {}}))
-    with pytest.raises(records.RecordError, match="not a record of schema 2 or 1"):
+    (tmp_path / "record.json").write_text(json.dumps(WHOLE | {"schema": schema}))
+    with pytest.raises(records.RecordError, match="not of schema 2 or 1"):
         records.read(tmp_path / "record.json")
+
+
+def changed(*path: str, to: object) -> dict:
+    """The whole record, with one thing in another form; without it where that is an ellipsis."""
+    record = copy.deepcopy(WHOLE)
+    node = record
+    for key in path[:-1]:
+        node = node[key]
+    if to is ...:
+        del node[path[-1]]
+    else:
+        node[path[-1]] = to
+    return record
+
+
+def deep(levels: int) -> list:
+    return [deep(levels - 1)] if levels else []
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (changed("config", to=[]), "config: "),
+        (changed("config", "trainer", to="auto"), "config.trainer: "),
+        (changed("config", "model", "_target_", to=...), "config.model._target_: "),
+        (changed("config", "model", "hidden_size", to=...), "config.model.hidden_size: "),
+        (changed("metrics", to=[]), "metrics: "),
+        (changed("metrics", to={}), "metrics has no best"),
+        (changed("metrics", "best", "test", "accuracy", to=None), "metrics.best.test has no accuracy"),
+        (changed("metrics", "best", "test", "accuracy", to="0.99"), "metrics.best.test.accuracy: "),
+        (changed("metrics", "last", "test", "accuracy", to=1.5), "metrics.last.test.accuracy: "),
+        (changed("history", to=...), "history: "),
+        (changed("history", to=[{"epoch": 1, "train/loss": "x"}]), "history.0.train/loss: "),
+        (changed("classes", to=...), "classes: "),
+        (changed("seconds", to=10**400), "seconds: "),
+        (changed("machine", "gpus", to=None), "machine.gpus: "),
+        (changed("name", to=7), "name: "),
+        *((changed("name", to=name), "names a folder") for name in ("..", "../x", "/x", "a/b", "", "x" * 101, "x\n")),
+        *((changed("seed", to=seed), "seed: ") for seed in ("0/../../x", -1, 2**32, 1.5, None)),
+        *((changed("id", to=run), "id: ") for run in ("../x", "1804d1da-seed0/..", "1804d1da-seed0\n", "")),
+        (changed("versions", to=deep(900)), "nested too deep"),
+        (changed("config", "model", "own", to=deep(20)), "nested too deep"),
+        (changed("command", to="\ud800"), "surrogates"),
+        (changed("seconds", to=float("nan")), "NaN is no number"),
+    ],
+)  # fmt: skip
+def test_a_record_that_is_not_what_readers_take_for_granted_is_named_with_the_reason(tmp_path, record, message):
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(records.RecordError, match=r"record\.json is not a record: ") as error:
+        records.read(path)
+    assert message in str(error.value)
+
+
+def test_a_folder_a_pipe_and_a_huge_file_are_no_records(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(WHOLE))
+    monkeypatch.setattr(records, "LARGEST", 1000)
+    for place, reason in ((tmp_path / "pipe", "not a file"), (tmp_path, "not a file"), (path, "larger than")):
+        with pytest.raises(records.RecordError, match=reason):
+            records.read(place)
+    path.write_text("[" * 100_000)
+    monkeypatch.undo()
+    with pytest.raises(records.RecordError, match="nested too deep"):
+        records.read(path)
+
+
+def test_every_committed_record_passes_the_schema():
+    paths = sorted(COMMITTED.rglob("*.json"))
+    assert len(paths) >= 209
+    assert all(records.read(path)["id"] == path.stem for path in paths)

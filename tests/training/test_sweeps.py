@@ -24,7 +24,7 @@ from hippo.training import sweeps
 from hippo.training.config import ConfigError
 from hippo.training.run import run
 from hippo.training.sweeps import Run, SweepFailed, command, side_by_side
-from hydra_plugins.hippo import Sweeper
+from hydra_plugins.hippo import LocalLauncher, Sweeper
 
 ROOT = Path(__file__).parents[2]
 RUNS = int(os.environ.get("HIPPO_SWEEP_RUNS", "4"))
@@ -112,6 +112,26 @@ def test_the_grid_launches_all_combinations_and_tells_every_failure_at_the_end()
     assert str(error.value) == "1 of 4 runs failed:\n  python train.py model=gru seed=1\n    out of tune"
     gru, lstm = ([[f"model={model}", f"seed={seed}"] for seed in range(2)] for model in ("gru", "lstm"))
     assert launched == [(0, [*gru, lstm[0]]), (3, [lstm[1]]), (0, lstm)]
+
+
+def test_a_damaged_record_fails_its_own_run_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "side_by_side", lambda runs, *_: {})  # they are complete already
+    launcher = LocalLauncher()
+    overrides = [["experiment=digits", "model=gru", f"seed={seed}", f"paths.outputs={tmp_path}"] for seed in (0, 1)]
+    good = json.loads(next((ROOT / "results" / "records" / "digits_gru").glob("*-seed0.json")).read_text())
+    for seed, record in enumerate((good, good | {"metrics": {}})):
+        folder = tmp_path / "digits_gru" / f"{good['hash']}-seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(json.dumps(record))
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = hydra.compose("train", return_hydra_config=True)
+        context = HydraContext(GlobalHydra.instance().config_loader(), Callback())
+        launcher.setup(hydra_context=context, task_function=lambda config: None, config=config)
+        one, two = launcher.launch(overrides, initial_job_idx=0)
+    assert one.status == JobStatus.COMPLETED
+    assert one.return_value == good["metrics"]["best"]["validation"]["accuracy"]
+    assert two.status == JobStatus.FAILED
+    assert "metrics has no best" in sweeps.failure(two)
 
 
 def test_what_follows_from_the_seed_follows_from_another_seed_too():

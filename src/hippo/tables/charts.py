@@ -107,8 +107,10 @@ class Chart:
         around = [(x, low) for x, low, _ in bounds] + [(x, high) for x, _, high in reversed(bounds)]
         self.bands.append(Mark("M" + "L".join(f"{self.x(x):g} {self.y(y):g}" for x, y in around) + "Z", style))
 
-    def dot(self, x: float, y: float, style: str, text: str, href: str) -> None:
-        """Add a dot that leads somewhere."""
+    def dot(self, x: float, y: float | None, style: str, text: str, href: str) -> None:
+        """Add a dot that leads somewhere, where there is a number that its scale can show."""
+        if y is None or (self.y.log and y <= 0):
+            return
         self.dots.append(Mark(f"M{self.x(x):g} {self.y(y):g}h0", style, text, href))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from hippo.tables.collect import by_name, read_all, unfit
 from hippo.tables.page import page
 from hippo.tables.render import written
+from hippo.tables.report import curves
 from hippo.tables.table import every_table
 from hippo.training import records
 
@@ -39,6 +40,7 @@ def faults(root: Path) -> Iterator[str]:
         root: The folder of configs/, results/ and README.md.
     """
     results, damaged = root / "results", False
+    expected: dict[Path, str] = {}
     for path in sorted((results / "records").rglob("*.json")):
         try:
             record = records.read(path)
@@ -50,8 +52,7 @@ def faults(root: Path) -> Iterator[str]:
             yield f"{path}: {reason}"
         if path.parent.name != record["name"] or path.stem != record["id"]:
             yield f"{path} holds the record of {record['name']} {record['id']}"
-        if not path.with_suffix(".png").is_file():
-            yield f"{path.with_suffix('.png')} is missing; python scripts/collect.py draws it from the run's folder"
+        expected[path.with_suffix(".svg")] = curves(record)
     benchmarks = {}
     try:
         benchmarks = read_benchmarks(results)
@@ -61,7 +62,7 @@ def faults(root: Path) -> Iterator[str]:
     if damaged:
         return
     found, tables = read_all(results), every_table(root / "configs")
-    expected = {results / "README.md": page(tables, found, benchmarks)}
+    expected[results / "README.md"] = page(tables, found, benchmarks)
     for name, (table, cells) in tables.items():
         expected |= written(name, table, cells, by_name(found), results)
         if table.figure and not (picture := results / "tables" / f"{name}.png").is_file():

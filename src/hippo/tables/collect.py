@@ -1,13 +1,15 @@
 """Copying the records of complete runs to where tables are made from them."""
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import wandb
 
+from hippo.files import write_atomically
+from hippo.tables.report import curves, drawn
 from hippo.training import records
-from hippo.training.curves import draw_curves
 
 
 def unfit(record: dict[str, Any]) -> str | None:
@@ -36,9 +38,10 @@ def download(project: str, folder: Path) -> None:
         project: As `entity/project`.
         folder: Where to.
     """
-    for run in wandb.Api().runs(project):
+    for number, run in enumerate(wandb.Api().runs(project)):
         for file in run.files(names=["record.json"]):
-            file.download(root=str(folder / run.id), exist_ok=True)
+            if file.name == "record.json":  # the server's word, as the run's id is, which therefore names no folder
+                file.download(root=str(folder / str(number)), exist_ok=True)
 
 
 def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
@@ -56,7 +59,7 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
             target = results / "records" / record["name"] / f"{record['id']}.json"
             collected = records.read(target) if target.is_file() else None
         except (records.RecordError, OSError) as error:
-            yield f"left out {path}: {error}"
+            yield _left_out(path, error)
             continue
         if collected is not None:
             if collected["metrics"] != record["metrics"]:
@@ -66,14 +69,50 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
                 )
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        draw_curves(record, target.with_suffix(".png"))
+        draw(target, record)
         records.write(target, record)
         yield str(target)
 
 
-def read_all(results: Path) -> list[dict[str, Any]]:
-    """Return the collected records, in the order of their names."""
-    return [records.read(path) for path in sorted((results / "records").rglob("*.json"))]
+def draw(path: Path, record: dict[str, Any]) -> None:
+    """Write the learning curves of a record beside it, unless they are there."""
+    picture, text = path.with_suffix(".svg"), curves(record)
+    if not picture.is_file() or picture.read_bytes() != text.encode():
+        write_atomically(picture, text)
+
+
+def complain(line: str) -> None:
+    """Print a line where errors go."""
+    print(line, file=sys.stderr)
+
+
+def read_all(
+    results: Path,
+    tell: Callable[[str], Any] = complain,
+    each: Callable[[Path, dict[str, Any]], Any] = lambda path, record: None,
+) -> list[dict[str, Any]]:
+    """Return the collected records, in the order of their names, without what is damaged. Of their histories only
+    what a page draws is kept: thousands of records have to fit into memory.
+
+    Args:
+        results: The folder of the records.
+        tell: Gets a line about each file that is left out.
+        each: Gets the path and the whole of each record.
+    """
+    found = []
+    for path in sorted((results / "records").rglob("*.json")):
+        try:
+            record = records.read(path)
+        except (records.RecordError, OSError) as error:
+            tell(_left_out(path, error))
+        else:
+            each(path, record)
+            found.append(record | {"history": drawn(record["history"])})
+    return found
+
+
+def _left_out(path: Path, error: Exception) -> str:
+    return f"left out {path}: {str(error).removeprefix(f'{path} is ')}"
 
 
 def by_name(found: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:

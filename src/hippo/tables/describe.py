@@ -12,24 +12,41 @@ def what(record: dict[str, Any]) -> list[str]:
     dataset, model = record["config"]["dataset"], record["config"]["model"]
     measure = model.get("measure", "")
     if isinstance(measure, dict):
-        given = ", ".join(f"{value:g}" for key, value in measure.items() if key != "_target_")
-        measure = f"{measure['_target_'].rpartition('.')[2]}({given})"
-    data = [dataset["_target_"].rpartition(".")[2]]
+        settings = ", ".join(number(value) for key, value in measure.items() if key != "_target_")
+        measure = f"{_class(measure)}({settings})"
+    data = [_class(dataset)]
     if "permutation" in dataset:
         permutation = {"bit_reversal": "bit reversal", "random": f"random, seed {dataset.get('permutation_seed')}"}
-        data.append(f"permutation: {permutation.get(dataset['permutation'], 'none')}")
-    if "sampling" in dataset:
-        data += [f"{key} {value:g}" for key, value in dataset["sampling"].items() if value != (key != "drop")]
+        data.append(f"permutation: {permutation.get(str(dataset['permutation']), 'none')}")
+    if isinstance(sampling := dataset.get("sampling"), dict):
+        data += [f"{key} {number(value)}" for key, value in sampling.items() if value != (key != "drop")]
     if dataset.get("timestamps"):
         data.append("on a clock")
     return [
         ", ".join(data),
-        " ".join([f"{model['_target_'].rpartition('.')[2]} {measure}".strip(), *added(record)]),
+        " ".join([f"{_class(model)} {measure}".strip(), *added(record)]),
         f"{model['hidden_size']}",
         f"{record['epochs']}",
         f"{record['seed']}",
         f"{record['parameters']:,}",
     ]
+
+
+def _class(node: dict[str, Any]) -> str:
+    return str(node.get("_target_")).rpartition(".")[2]
+
+
+def number(value: Any) -> str:
+    """Return how a setting is printed: a number in few digits, and what is none as it is."""
+    short = isinstance(value, float) or (
+        isinstance(value, int) and abs(value) < 2**63
+    )  # no float is beyond all measure
+    return f"{value:g}" if short else str(value)[:40]
+
+
+def rate(record: dict[str, Any]) -> str:
+    """Return the learning rate, as it is printed; a dash where the optimizer's own is taken."""
+    return number(record["config"]["optimizer"].get("lr", "–"))
 
 
 def added(record: dict[str, Any]) -> list[str]:
@@ -40,7 +57,8 @@ def added(record: dict[str, Any]) -> list[str]:
 
 def result(metrics: dict[str, float]) -> str:
     """Return what a split came to: the accuracy in per cent where there are classes, and the loss where not."""
-    return f"{100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else show("loss", metrics["loss"])
+    accuracy = metrics.get("accuracy")
+    return show("loss", metrics["loss"]) if accuracy is None else f"{100 * accuracy:.2f} %"
 
 
 def hardware(machine: dict[str, Any]) -> str:

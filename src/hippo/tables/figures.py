@@ -1,4 +1,8 @@
-"""The picture of a table: accuracy against shift."""
+"""The picture of a table: accuracy against shift.
+
+The report draws the same numbers by `hippo.tables.charts`, with a legend of buttons that only a page can have. This
+picture stands alone, in a README or on a slide, where a legend has to be laid out with it.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

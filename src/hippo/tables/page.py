@@ -1,11 +1,13 @@
 """The page of results, results/README.md: every figure on it comes from a record."""
 
+import html
+import re
 import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hippo.tables.collect import by_name
-from hippo.tables.describe import WHAT, added, hardware, link, result, what
+from hippo.tables.describe import WHAT, added, hardware, link, rate, result, what
 from hippo.tables.render import entries, explanation, markdown
 from hippo.tables.table import Cell, Table
 
@@ -43,6 +45,16 @@ def page(tables: Mapping[str, tuple[Table, list[Cell]]], found: list[Record], be
 def grid(head: list[str], rows: list[list[str]]) -> list[str]:
     """Return the lines of a Markdown table."""
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def plain(text: str) -> str:
+    """Return what Markdown shows as a text, whatever is in it: neither markup nor the end of a cell."""
+    return re.sub(r"[\\`*\[\]|]", lambda match: f"&#{ord(match[0])};", html.escape(" ".join(text.split()), quote=False))
+
+
+def code(text: str) -> str:
+    """Return a text as code in a cell of a Markdown table."""
+    return f"<code>{plain(text)}</code>" if re.search(r"[`|\s]", text.replace(" ", "")) else f"`{text}`"
 
 
 def gates(record: Record) -> list[str]:
@@ -153,9 +165,9 @@ def every_model(found: list[Record], timing: Record | None) -> list[str]:
         runs = max(choices.values(), key=worth)
         scores = [100 * run["metrics"]["best"]["test"]["accuracy"] for run in runs]
         cells = [
-            f"`{model}`",
+            code(model),
             f"{runs[0]['parameters']:,}",
-            f"{runs[0]['config']['optimizer']['lr']:g}",
+            rate(runs[0]),
             f"**{statistics.mean(scores):.1f}**",
             ", ".join(f"[{score:.1f}]({link(run)})" for score, run in zip(scores, runs, strict=True)),
             f"{statistics.median(run['seconds'] for run in runs):.0f}",
@@ -199,14 +211,14 @@ def every_run(found: list[Record]) -> Iterator[str]:
     )
     rows = [
         [
-            *what(record),
+            *map(plain, what(record)),
             result(record["metrics"]["best"]["test"]),
             result(record["metrics"]["last"]["test"]),
             f"{record['seconds'] / 60:.1f}",
-            hardware(record["machine"]),
-            f"`{record['command']}`",
-            f"`{record['git']['commit'][:10]}`",
-            f"[json]({link(record)}), [curves]({link(record).removesuffix('json')}png)",
+            plain(hardware(record["machine"])),
+            code(record["command"] or "–"),
+            code((record["git"]["commit"] or "–")[:10]),
+            f"[json]({link(record)}), [curves]({link(record).removesuffix('json')}svg)",
         ]
         for record in found
     ]

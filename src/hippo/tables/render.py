@@ -12,6 +12,10 @@ from hippo.tables.statistics import Summary, summarize
 from hippo.tables.table import METRICS, Cell, Metric, Table, score
 
 MARKS = {"read": "", "third-hand": "†", "recalled": "‡"}
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "{}#$%&_"}
+    | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "→": "$\\to$"}
+)
 MEANING = "† read in a third-party note that cites the paper; ‡ recalled, not checked against it."
 
 
@@ -239,4 +243,4 @@ def _theirs(entry: Entry) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("%", "\\%").replace("→", "$\\to$").replace("&", "\\&").replace("_", "\\_")
+    return text.translate(_LATEX)

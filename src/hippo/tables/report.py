@@ -1,15 +1,16 @@
 """All results on one page, an HTML file that loads nothing: tables, curves and runs, each figure with its record."""
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from hippo.files import write_atomically
 from hippo.tables.charts import Chart, chart
-from hippo.tables.describe import hardware, link, result, what
+from hippo.tables.describe import hardware, link, rate, result, what
 from hippo.tables.render import MARKS, MEANING, Entry, best, comparison, entries, interval, quantities
 from hippo.tables.statistics import Summary, summarize
 from hippo.tables.table import READINGS, Cell, Panel, Table, along_curve, score
@@ -18,6 +19,7 @@ from hippo.training.sweeps import Run
 Record = dict[str, Any]
 Records = Mapping[tuple[str, str], Record]
 MOST_EPOCHS = 120  # drawn of a curve: a chart is hardly wider in pixels
+DRAWN = ("epoch", "train/loss", "validation/loss", "validation/accuracy")
 COLORS = 10
 
 
@@ -80,14 +82,7 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
     settings: dict[tuple[str, str], list[Record]] = {}
     for record in found.values():
         settings.setdefault((record["name"], record["hash"]), []).append(record)
-    environment = Environment(
-        loader=PackageLoader("hippo.tables"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    return _template("report.html").render(
         readings=READINGS,
         tables=[_table(name, index, *table, found) for index, (name, table) in enumerate(tables.items())],
         settings=[(runs, learning_curves(runs)) for runs in settings.values()],
@@ -96,6 +91,7 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
         what=what,
         hardware=hardware,
         link=link,
+        rate=rate,
         result=result,
         interval=interval,
         quantities=quantities,
@@ -106,14 +102,38 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
     )
 
 
+def curves(record: Record) -> str:
+    """Return the learning curves of a record by itself, as an SVG; equal records give equal text."""
+    charts = learning_curves([record])
+    width, height = 260 * max(2, len(charts)), 40 + 180 * bool(charts)
+    return _template("curves.svg").render(record=record, charts=charts, width=width, height=height, result=result)
+
+
+@functools.cache
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("hippo.tables"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+def drawn(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return what learning curves draw of a history: at most `MOST_EPOCHS` epochs, every so many and the last."""
+    epochs = history[:: -max(1, math.ceil(len(history) / MOST_EPOCHS))][::-1]
+    return [{key: epoch[key] for key in DRAWN if key in epoch} for epoch in epochs]
+
+
 def learning_curves(runs: list[Record]) -> list[Chart]:
     """Return charts of the loss, and of the validation accuracy where there are classes, over the epochs, a color a
     seed; none without history. A dot is the epoch that is best in validation.
     """
     curves = {}
     for run in runs:
-        history = run.get("history", [])
-        curves[run["id"]] = history[:: -max(1, math.ceil(len(history) / MOST_EPOCHS))][::-1]  # with the last epoch
+        curves[run["id"]] = drawn(run.get("history", []))
     points = [epoch for history in curves.values() for epoch in history]
     epochs = [epoch["epoch"] for epoch in points]
     losses = [epoch.get(f"{split}/loss") for epoch in points for split in ("train", "validation")]

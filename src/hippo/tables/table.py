@@ -1,18 +1,22 @@
 """What a table is: rows and columns that name runs, and what others have reported for each cell."""
 
 import functools
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import hydra
 import pydantic
+import yaml
 from omegaconf import OmegaConf
 
 from hippo.training.config import ConfigError, did_you_mean
 from hippo.training.errors import explain
+from hippo.training.records import Seed, check_name, first_fault
 from hippo.training.sweeps import Run, command
 
+LARGEST = 100_000  # nodes of a table's file; ours have some hundreds
 Standing = Literal["read", "third-hand", "recalled"]
 READINGS = {
     "best": "the epoch that is best in validation, without shift",
@@ -51,6 +55,37 @@ METRICS = {
 }
 
 
+def _plain(text: str) -> str:
+    """Refuse what is resolved where it is read: environment variables hold secrets, and a table is published."""
+    if "${" in text:
+        raise ValueError(f"{text} is not resolved here: write the value. Environment variables may stand in paths only")
+    return text
+
+
+def _line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it has to be one line of text")
+    return _plain(text)
+
+
+def _override(text: str) -> str:
+    """Refuse what would choose more than a run: where it is written, what Hydra does, a file beside those of configs/.
+
+    A table may come from somebody else; what it may name in the runs themselves is for `hippo.training.foreign`.
+    """
+    key, _, value = text.partition("=")
+    if re.match(r"\s*-", text) or {"hydra", "paths"} & set(re.split(r"\W+", key)):
+        raise ValueError(f"{text}: a table sets neither Hydra's settings nor paths; add them where the table is run")
+    if re.search(r"(^|[/\\])\.\.($|[/\\])", value) or re.match(r"['\"\s]*[/\\]", value):
+        raise ValueError(f"{text}: a table names no file outside the folder of configurations")
+    return text
+
+
+Line = Annotated[str, pydantic.AfterValidator(_line)]
+Text = Annotated[str, pydantic.AfterValidator(_plain)]
+Overrides = list[Annotated[str, pydantic.AfterValidator(_override)]]
+
+
 class _Strict(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -66,9 +101,9 @@ class Column(_Strict):
         metric: What is read of its runs, of `METRICS`.
     """
 
-    label: str
+    label: Line
     metric: Literal["accuracy", "loss", "speed"] = "accuracy"
-    overrides: list[str] | None = None
+    overrides: Overrides | None = None
     timed: bool = False
     shift: str | None = None
 
@@ -87,12 +122,12 @@ class Row(_Strict):
         thick: Whether the figure sets its lines off.
     """
 
-    label: str
-    overrides: list[str] | None = None
-    timed: list[str] = []
-    seeds: list[int] | None = None
+    label: Line
+    overrides: Overrides | None = None
+    timed: Overrides = []
+    seeds: list[Seed] | None = None
     reported: dict[str, tuple[float, Standing]] = {}
-    note: str | None = None
+    note: Text | None = None
     variant_of: str | None = None
     thick: bool = False
 
@@ -108,8 +143,8 @@ class Panel(_Strict):
         trained: Where on the axis the models were trained.
     """
 
-    title: str
-    axis: str
+    title: Line
+    axis: Line
     column: str
     curve: str
     trained: float
@@ -128,12 +163,12 @@ class Table(_Strict):
         figure: Panels of a figure, if there is one.
     """
 
-    title: str
-    source: str
-    seeds: list[int]
-    columns: dict[str, Column]
-    rows: dict[str, Row]
-    notes: list[str] = []
+    title: Line
+    source: Line
+    seeds: list[Seed]
+    columns: dict[Line, Column]
+    rows: dict[Line, Row]
+    notes: list[Text] = []
     figure: list[Panel] = []
 
     @property
@@ -168,18 +203,49 @@ def read_table(path: Path) -> Table:
     """Read a table's file.
 
     Raises:
-        ConfigError: If there is none, or it is not a table; the message names the key.
+        ConfigError: If there is none, or it is not a table; the message names the file, the line and the key.
     """
     if not path.is_file():
         known = sorted(other.stem for other in path.parent.glob("*.yaml"))
         hint = did_you_mean(path.stem, known) or f"; choose from {', '.join(known)}"
         raise ConfigError(f"there is no table {path.stem}{hint}")
+    tree = None
     try:
-        return Table.model_validate(OmegaConf.to_container(OmegaConf.load(path), resolve=True))
+        check_name(path.stem)
+        with path.open(encoding="utf-8") as file:
+            tree = yaml.compose(file, yaml.SafeLoader)
+        if _size(tree, {}) > LARGEST:
+            raise ValueError("its aliases repeat themselves beyond all measure")
+        return Table.model_validate(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join((path.name, *(str(part) for part in first["loc"])))
-        raise ConfigError(f"{where}: {first['msg']}") from error
+        where = error.errors()[0]["loc"]
+        raise ConfigError(f"{path.name}, line {_line_of(tree, where)}: {first_fault(error)}") from error
+    except (ValueError, OSError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(explain(error) or f"{path.name} is not a table: {error}") from error
+
+
+def _size(node: Any, known: dict[int, int]) -> int:
+    """Return how many nodes a YAML document has where each alias is written out."""
+    if id(node) not in known:
+        below = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = (part for item in below for part in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _line_of(node: yaml.Node | None, where: Iterable[int | str]) -> int:
+    """Return the line of what lies nearest to a place in a YAML document."""
+    for part in where:
+        if isinstance(node, yaml.MappingNode):
+            below: Any = {key.value: value for key, value in node.value}
+        elif isinstance(node, yaml.SequenceNode):
+            below = dict(enumerate(node.value))
+        else:
+            break
+        if part not in below:
+            break
+        node = below[part]
+    return 1 if node is None else node.start_mark.line + 1
 
 
 class Cell(NamedTuple):
@@ -201,7 +267,9 @@ def cells(table: Table, configs: Path) -> Iterator[Cell]:
         ConfigError: If a cell names a configuration that cannot be run.
     """
     with hydra.initialize_config_dir(str(configs.absolute()), version_base="1.3"):
-        first = functools.cache(_planned)  # columns that differ in what is tested only share their runs
+        first = functools.cache(
+            functools.partial(_planned, configs)
+        )  # columns that differ in what is tested only share their runs
         for row_name, row in table.rows.items():
             for column_name, column in table.columns.items():
                 if column.overrides is None or row.overrides is None:
@@ -232,9 +300,9 @@ def every_table(configs: Path) -> dict[str, tuple[Table, list[Cell]]]:
     return {name: (spec, list(cells(spec, configs))) for name, spec in specs.items()}
 
 
-def _planned(overrides: tuple[str, ...]) -> Run:
+def _planned(configs: Path, overrides: tuple[str, ...]) -> Run:
     try:
-        return Run.planned(overrides, hydra.compose("train", list(overrides), return_hydra_config=True))
+        return Run.planned(overrides, hydra.compose("train", list(overrides), return_hydra_config=True), configs)
     except Exception as error:
         if (explanation := explain(error)) is None:
             raise
@@ -261,5 +329,7 @@ def score(record: dict[str, Any], column: Column, reading: str = "best") -> floa
 
 
 def along_curve(record: dict[str, Any], kind: str) -> dict[float, float]:
-    """Return the test accuracy, in per cent, at each value of a curve; nothing if the record has not the curve."""
-    return {point["value"]: 100 * point["accuracy"] for point in record.get("curve", []) if point["kind"] == kind}
+    """Return the test accuracy, in per cent, at each value of a curve; nothing if the record has not the curve, or no
+    classes."""
+    points = [point for point in record.get("curve", []) if point["kind"] == kind and point.get("accuracy") is not None]
+    return {point["value"]: 100 * point["accuracy"] for point in points}

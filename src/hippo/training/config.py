@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hippo.errors import UserError
 from hippo.training import arguments
-from hippo.training.records import ADDED
+from hippo.training.records import ADDED, check_name
 
 
 class ConfigError(UserError, ValueError):
@@ -70,6 +70,7 @@ _SUPPLIED: dict[str, set[str]] = {
 
 def check(config: DictConfig) -> dict[str, Any]:
     """Return the configuration resolved to plain values, or raise ConfigError naming the first thing wrong with it."""
+    _refuse_environment(OmegaConf.to_container(config), "")
     try:
         values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
@@ -85,10 +86,11 @@ def check(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(why)
     if not values["paths"]["data"] or not values["paths"]["outputs"]:
         raise ConfigError("paths.data and paths.outputs must name folders; use . for the current one")
-    if not re.fullmatch(r"[\w.-]+", values["name"]):
-        raise ConfigError(
-            f"name={values['name']!r} names a folder and a W&B run: letters, digits, '_', '-' and '.' only"
-        )
+    with _naming("name"):
+        check_name(values["name"])
+    with _naming("dataset.shifts"):
+        for shift in values["dataset"].get("shifts") or ():
+            check_name(str(shift))  # of a checkpoint
     if (patience := values["patience"]) is not None and patience < 1:
         raise ConfigError(f"patience must be null or at least 1, not {patience}")
     most = max(256, os.cpu_count() or 1)  # a job is planned on one machine and runs on another
@@ -101,6 +103,29 @@ def check_seed(seed: int) -> None:
     """Raise ConfigError if a run cannot have this seed."""
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed must lie between 0 and 2**32 - 1, not {seed}")
+
+
+@contextlib.contextmanager
+def _naming(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{key}={error}") from error
+
+
+def _refuse_environment(value: Any, where: str) -> None:
+    """Refuse environment variables outside `paths`: a configuration ends up in records, on pages and in W&B."""
+    if where == "paths":
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        path = f"{where}.{key}" if where else str(key)
+        if isinstance(item, dict | list):
+            _refuse_environment(item, path)
+        elif isinstance(item, str) and re.search(r"\$\{\s*oc\.env\b", item):
+            raise ConfigError(
+                f"{path}: {item} is not resolved. Environment variables may stand in paths only: they may hold a "
+                "secret, and the configuration is recorded and published"
+            )
 
 
 def _check_node(value: Any, where: str, supplied: set[str]) -> None:

@@ -1,4 +1,8 @@
-"""Pictures of a run: loss, and accuracy where there are classes, over the epochs; which classes are taken for which."""
+"""Pictures of a run: loss, and accuracy where there are classes, over the epochs; which classes are taken for which.
+
+They are drawn once, at the end of a run, for its folder and for W&B, which takes no SVG. What is collected
+is drawn by `hippo.tables.charts`, in a hundredth of the time.
+"""
 
 import math
 from pathlib import Path

@@ -1,16 +1,19 @@
 """Errors that people cause and can mend, in one sentence each instead of a traceback."""
 
 import errno
+import io
+import traceback
 
 import torch
 import wandb
+import yaml
 from hydra.errors import (
     ConfigCompositionException,
     MissingConfigException,
     OverrideParseException,
 )
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from hippo.errors import UserError
@@ -25,7 +28,13 @@ def explain(error: Exception) -> str | None:
         return f"{group}={option} does not exist{did_you_mean(option, error.options)}; choose from: {choices}"
     if isinstance(error, ValueError) and "Config group override" in str(error):  # Hydra's answer to logger=null
         return "a group cannot be null: choose one of its options (of logger and scheduler, none: logger=none)"
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError | RecursionError):
+        return _of_a_file(error)
+    if isinstance(error, ValueError) and str(error).startswith("Invalid defaults list"):  # Hydra's, without a class
+        return str(error)
     cause = error.__cause__
+    if isinstance(error, ConfigCompositionException) and isinstance(cause, GrammarParseError):
+        return f"{cause.full_key}: {str(cause.msg).splitlines()[0]}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         siblings = list(cause.parent_node or ()) if isinstance(cause.parent_node, DictConfig) else []
         hint = did_you_mean(str(cause.key), map(str, siblings))
@@ -49,6 +58,27 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, UserError | ConfigCompositionException | MisconfigurationException):
         return str(error)
     return None
+
+
+def _of_a_file(error: Exception) -> str | None:
+    """Return the file, the line and the fault of what is no YAML; None if no file was being read."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    # Neither a wrong character nor depth says in which file: it is the one that was open then.
+    files = [value for frame in frames for value in frame.f_locals.values() if isinstance(value, io.TextIOWrapper)]
+    name = files[-1].name if files else None
+    line = ""
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
+        name = name if mark.name.startswith("<") else mark.name
+        line, said = f", line {mark.line + 1}", error.problem or error.context
+    elif isinstance(error, yaml.reader.ReaderError):
+        name = name if error.name.startswith("<") else error.name
+        said = f"character {error.position} is {error.character!r}, which YAML does not have"
+    elif isinstance(error, UnicodeDecodeError):
+        number = error.object.count(b"\n", 0, error.start) + 1
+        line, said = f", line {number}", f"it is not UTF-8 text ({error.reason})"
+    else:
+        said = "it is nested too deep"
+    return f"{name}{line}: {' '.join(str(said).split())}" if name else None
 
 
 def reason(error: Exception) -> str:

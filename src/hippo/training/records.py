@@ -7,12 +7,14 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import pydantic
 import torch
 
 from hippo.errors import UserError
@@ -41,8 +43,147 @@ _PACKAGES = (
 )
 
 
+DEEPEST = 16  # levels of lists and mappings in a record; ours have six
+LARGEST = 64 * 2**20  # bytes of a record; ours have some ten thousand
+
+
 class RecordError(UserError, ValueError):
     """A file is not the record it should be."""
+
+
+def check_name(name: str) -> str:
+    """Return a name that becomes that of a file or a folder: of an experiment, a table or a shift.
+
+    Raises:
+        ValueError: If it could name another place than the one below which it is put, or is too long for a file.
+    """
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise ValueError(
+            f"{name!r} names a folder and a W&B run: at most a hundred letters, digits, '_', '-' and '.', the first of "
+            "them a letter, a digit or '_'"
+        )
+    return name
+
+
+Name = Annotated[str, pydantic.AfterValidator(check_name)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+_Count = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+_Number = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+_Loss = _Number | None  # what is not finite is null
+_Accuracy = Annotated[float, pydantic.Field(ge=0, le=1)]
+_Seconds = Annotated[float, pydantic.Field(ge=0, lt=1e12)]
+
+
+class _Part(pydantic.BaseModel):
+    """A part of a record: what tables, pages and pictures read. What they do not know may be there as well."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+
+
+class _Named(_Part):
+    target: str = pydantic.Field(alias="_target_")
+
+
+class _Model(_Named):
+    hidden_size: _Count
+
+
+class _Trainer(_Part):
+    max_epochs: _Count
+
+
+class _Config(_Part):
+    dataset: _Named
+    model: _Model
+    optimizer: _Named
+    trainer: _Trainer
+
+
+class _Score(_Part):
+    loss: _Loss
+    accuracy: _Accuracy | None = None
+
+
+class _Scores(_Part):
+    validation: _Score
+    test: _Score
+
+
+class _Reading(_Scores):
+    epoch: _Count
+    shifted: dict[str, _Scores] = {}
+
+    @property
+    def scores(self) -> Iterator[tuple[str, _Score]]:
+        for where, part in (("", self), *((f".shifted.{name}", shift) for name, shift in self.shifted.items())):
+            yield f"{where}.validation", part.validation
+            yield f"{where}.test", part.test
+
+
+def _numbered(epoch: dict[str, float | None]) -> dict[str, float | None]:
+    if epoch.get("epoch") is None:
+        raise ValueError("epoch is missing")
+    return epoch
+
+
+_Epoch = Annotated[dict[str, _Loss], pydantic.AfterValidator(_numbered)]
+
+
+class _Point(_Score):
+    kind: str
+    value: _Number
+
+
+class _Git(_Part):
+    commit: str | None
+    dirty: bool | None
+
+
+class _Session(_Part):
+    git: _Git
+
+
+class _Machine(_Part):
+    cpu: str
+    threads: _Count
+    gpus: list[str]
+
+
+class _Record(_Session):
+    """The schema of a record: what every reader of one may take for granted."""
+
+    name: Name
+    id: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{8}-seed[0-9]{1,10}$")]
+    seed: Seed
+    hash: str
+    config: _Config
+    command: str | None
+    parameters: _Count
+    epochs: _Count
+    classes: list[str]
+    metrics: dict[str, _Reading]
+    curve: list[_Point] = []
+    confusion: list[list[_Number]] = []
+    samples_per_second: _Number | None = None
+    history: list[_Epoch]
+    seconds: _Seconds
+    earlier: list[_Session] = []
+    versions: dict[str, str | None]
+    machine: _Machine
+
+    @pydantic.model_validator(mode="after")
+    def _whole(self) -> "_Record":
+        for reading in ("best", "last"):
+            if reading not in self.metrics:
+                raise ValueError(f"metrics has no {reading}")
+        if not self.classes:
+            return self
+        scores = [(f"metrics.{name}{key}", score) for name, its in self.metrics.items() for key, score in its.scores]
+        scores += [(f"curve.{number}", point) for number, point in enumerate(self.curve)]
+        for where, score in scores:
+            if score.accuracy is None:
+                raise ValueError(f"{where} has no accuracy, though there are classes")
+        return self
 
 
 def identity(config: dict[str, Any]) -> str:
@@ -109,25 +250,65 @@ def read(path: Path) -> dict[str, Any]:
     """Read a record, one of an earlier schema in the form of today's. Settings that there were not yet when it was made
     are filled in, see `ADDED`.
 
+    This is the one place where records are read. What it returns can be tabled, drawn and written under its own name
+    and id, whoever wrote the file; a class that it names is a word, which `hippo.training.foreign` alone may build.
+
     Raises:
         RecordError: If the file is not a record of this schema or an earlier one; the message names it.
+        OSError: If it cannot be read.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RecordError(f"{path} is not a record: {error}. Delete it to run again.") from error
-    if not isinstance(record, dict) or record.get("schema") not in (1, SCHEMA) or "metrics" not in record:
-        raise RecordError(f"{path} is not a record of schema {SCHEMA} or 1. Delete it to run again.")
-    return _migrated(record)
+        record = _parsed(path)
+        if not isinstance(record, dict) or record.get("schema") not in (1, SCHEMA):
+            raise ValueError(f"it is not of schema {SCHEMA} or 1")
+        record = _migrated(record)
+        _Record.model_validate(record)
+    except pydantic.ValidationError as error:
+        raise RecordError(f"{path} is not a record: {first_fault(error)}. Delete it to run again.") from error
+    except (ValueError, RecursionError) as error:  # what is nested too deep ends the parser's recursion
+        said = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise RecordError(f"{path} is not a record: {said}. Delete it to run again.") from error
+    return record
+
+
+def first_fault(error: pydantic.ValidationError) -> str:
+    """Return the first thing that a schema finds wrong: where, and what."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    said = first["msg"].removeprefix("Value error, ")
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {said}" if where else said
+
+
+def _parsed(path: Path) -> Any:
+    """Return what a file has in JSON. Raises ValueError if it is none, or larger or deeper than a record is."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a file")  # and a pipe would be waited for
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST // 2**20} MB")
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text, parse_constant=_no_number)
+    if re.search(r"\\u[dD][89a-fA-F]", text):  # half a character, which no file can hold
+        json.dumps(content, ensure_ascii=False).encode()
+    level, depth = [[content]], 0
+    while level:
+        if (depth := depth + 1) > DEEPEST:
+            raise ValueError("it is nested too deep")
+        inside = [item for part in level for item in (part.values() if isinstance(part, dict) else part)]
+        level = [item for item in inside if isinstance(item, dict | list)]
+    return content
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def _migrated(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record of schema 1, which called a curve a sweep, as one of today's."""
     if record["schema"] == 1:
         record = _renamed(record, "sweep", "curve") | {"schema": SCHEMA}
-        config = record.get("config", {})
-        if "sweep" in config.get("dataset", {}):
-            record["config"] = config | {"dataset": _renamed(config["dataset"], "sweep", "curve")}
+        match record.get("config"):
+            case {"dataset": {"sweep": _} as dataset} as config:
+                record["config"] = config | {"dataset": _renamed(dataset, "sweep", "curve")}
     match record.get("config"):
         case {"model": {"_target_": str(target)}}:
             record["config"]["model"] = ADDED.get(target, {}) | record["config"]["model"]

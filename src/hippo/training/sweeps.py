@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from hippo import locks
 from hippo.errors import UserError
-from hippo.training import records
+from hippo.training import foreign, records
 from hippo.training.config import check, check_seed
 from hippo.training.errors import reason
 from hippo.training.processes import mute
@@ -56,6 +56,8 @@ class Run:
         config: Its resolved configuration.
         composed: The same as Hydra composed it, where settings follow from the seed (`dataset.data_seed=${seed}`); None
             where none does.
+        own: The folder of configurations whose classes are admitted beside the package's, of a run that a file from
+            elsewhere may have asked for; None where the user did, who may name any class.
     """
 
     overrides: tuple[str, ...]
@@ -63,25 +65,29 @@ class Run:
     id: str
     config: dict[str, Any] = field(compare=False)
     composed: DictConfig | None = field(default=None, compare=False, repr=False)
+    own: Path | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def planned(cls, overrides: Iterable[str], composed: DictConfig) -> "Run":
+    def planned(cls, overrides: Iterable[str], composed: DictConfig, own: Path | None = None) -> "Run":
         """Return the run that a configuration describes, as Hydra composed it, its own node included.
 
         Raises:
-            ConfigError: If it cannot be run.
+            ConfigError: If it cannot be run, or names a class that is not admitted.
         """
         # Names of experiments are made of choices, which Hydra's own configuration knows; it can be set, and not unset,
         # by a method.
         before = HydraConfig.instance().cfg
         HydraConfig.instance().set_config(composed)
         try:
-            own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-            values = check(own)
+            config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+            if own is not None:
+                # Before the check, which imports what it is to check the arguments of.
+                foreign.admit(OmegaConf.to_container(config, resolve=True), own)
+            values = check(config)
         finally:
             HydraConfig.instance().cfg = before
-        seeded = composed if "${seed}" in str(OmegaConf.to_container(own)) else None
-        return cls(tuple(overrides), values["name"], records.identity(values), values, seeded)
+        seeded = composed if "${seed}" in str(OmegaConf.to_container(config)) else None
+        return cls(tuple(overrides), values["name"], records.identity(values), values, seeded, own)
 
     def with_seed(self, seed: int) -> "Run":
         """Return the same run under another seed, with all that follows from it.
@@ -95,7 +101,7 @@ class Run:
         if self.composed is not None:
             composed = self.composed.copy()
             composed.seed = seed
-            return Run.planned(overrides, composed)
+            return Run.planned(overrides, composed, self.own)
         return replace(self, overrides=overrides, id=records.identity(config), config=config)
 
     def at(self, outputs: Path) -> "Run":
