@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hippo.kernels.common import compile as jit
+from hippo.kernels.common import native
 from hippo.kernels.selective import cpu, naive, recomputed, selective_scan
 
-compiled = pytest.mark.skipif(not jit.compiled(), reason="numba is not installed")
+compiled = pytest.mark.skipif(not native.compiled(), reason="numba is not installed")
 FORMS = [
     pytest.param(cpu.scan, marks=compiled, id="cpu"),
     pytest.param(recomputed.SelectiveScan.apply, id="recomputed"),

@@ -6,7 +6,7 @@
 
 from torch import Tensor
 
-from hippo.kernels.common import compile as jit
+from hippo.kernels.common import native
 from hippo.kernels.selective import cpu, naive, recomputed
 
 
@@ -45,6 +45,6 @@ def selective_scan(
     u, step, B, C, state = (x.to(A.dtype) for x in (u, step, B, C, state))  # under autocast they may be narrower
     if length == 1:
         return naive.loop(u, step, A, B, C, state)
-    if jit.serves(u):
+    if native.serves(u):
         return cpu.scan(u, step, A, B, C, state)
     return recomputed.SelectiveScan.apply(u, step, A, B, C, state)

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hippo.kernels.common import compile as jit
+from hippo.kernels.common import native
 from hippo.kernels.common.threads import side_by_side
 
 _SPAN = 28  # steps whose states the backward pass makes again at once, from those at its start
 
 
 class SelectiveScan(torch.autograd.Function):
-    """As `hippo.kernels.selective.recomputed.SelectiveScan`, where `jit.serves` is true of u."""
+    """As `hippo.kernels.selective.recomputed.SelectiveScan`, where `native.serves` is true of u."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
@@ -66,9 +66,9 @@ class SelectiveScan(torch.autograd.Function):
         return to_u, to_step, to_A.sum(0).mT, to_B, to_C, g.mT
 
 
-@jit.opaque
+@native.opaque
 def scan(u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """`hippo.kernels.selective.selective_scan`, where `jit.serves` is true of u."""
+    """`hippo.kernels.selective.selective_scan`, where `native.serves` is true of u."""
     return SelectiveScan.apply(u, step, A, B, C, state)
 
 
@@ -82,7 +82,7 @@ def _shares(batch: int) -> list[tuple[int, int]]:
 @functools.cache
 def _forward(dtype: torch.dtype) -> Callable:
     """Return the forward pass: outputs y, the last state h in place, and the states at the start of every span."""
-    exponential, (flush, restore), span = _exponential(dtype), jit.denormals(), _SPAN
+    exponential, (flush, restore), span = _exponential(dtype), native.denormals(), _SPAN
 
     def forward(u, step, A, B, C, h, y, starts, x, length, width, states, begin, end):
         mode = flush()
@@ -107,14 +107,14 @@ def _forward(dtype: torch.dtype) -> Callable:
                         y[now + d] += c_n * state
         restore(mode)
 
-    return jit.native(forward, dtype, "pppppppppnnnnn", cache=False)
+    return native.build(forward, dtype, "pppppppppnnnnn", cache=False)
 
 
 @functools.cache
 def _backward(dtype: torch.dtype) -> Callable:
     """Return the backward pass: the gradients of all inputs, that of the state, g, in place."""
-    exponential, (flush, restore), span = _exponential(dtype), jit.denormals(), _SPAN
-    dot = jit.numba().njit(fastmath={"contract", "reassoc", "nsz"})(_dot)
+    exponential, (flush, restore), span = _exponential(dtype), native.denormals(), _SPAN
+    dot = native.numba().njit(fastmath={"contract", "reassoc", "nsz"})(_dot)
 
     def backward(
         u, step, A, B, C, starts, to_y, g, to_u, to_step, to_B, to_C, to_A, scratch, length, width, states, begin, end
@@ -170,7 +170,7 @@ def _backward(dtype: torch.dtype) -> Callable:
                         to_step[now + d] += scratch[to_x + d] * u[now + d]
         restore(mode)
 
-    return jit.native(backward, dtype, "ppppppppppppppnnnnn", cache=False)
+    return native.build(backward, dtype, "ppppppppppppppnnnnn", cache=False)
 
 
 def _dot(a, i, b, j, count):
@@ -213,7 +213,7 @@ def _exponential(dtype: torch.dtype) -> Callable:
         k = (v * per_ln2 + shift) - shift
         return (v - k * high) - k * low, k
 
-    parts = jit.numba().njit(fastmath={"contract"})(parts)
+    parts = native.numba().njit(fastmath={"contract"})(parts)
 
     def single(v):
         r, k = parts(v)
@@ -224,4 +224,4 @@ def _exponential(dtype: torch.dtype) -> Callable:
         tail = c7 + r * (c8 + r * (c9 + r * (c10 + r * (c11 + r * (c12 + r * c13)))))
         return scaled(c0 + r * (c1 + r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * (c6 + r * tail)))))), k)
 
-    return jit.numba().njit(fastmath={"contract"})(single if dtype == torch.float32 else double)
+    return native.numba().njit(fastmath={"contract"})(single if dtype == torch.float32 else double)

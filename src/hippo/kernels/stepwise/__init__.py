@@ -9,7 +9,7 @@ operations.
 
 from torch import Tensor
 
-from hippo.kernels.common.compile import serves
+from hippo.kernels.common.native import serves
 from hippo.kernels.stepwise import naive
 
 
