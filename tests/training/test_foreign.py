@@ -119,3 +119,11 @@ def test_a_setting_that_does_not_fit_is_one_error():
     record["config"]["model"]["hiden_size"] = 3
     with pytest.raises(ConfigError, match="did you mean hidden_size"):
         foreign.build(record, "model", CONFIGS, input_size=1)
+
+
+def test_a_layer_that_its_network_completes_is_built_from_a_table_and_a_record():
+    node = {"_target_": "hippo.mixers.S4D", "_partial_": True, "state_size": 4}
+    foreign.admit({"model": {"layer": node}}, CONFIGS)
+    for partial in (False, "true", 1):
+        with pytest.raises(ConfigError, match=r"model\.layer\._partial_: a file from elsewhere sets no _partial_"):
+            foreign.admit({"model": {"layer": node | {"_partial_": partial}}}, CONFIGS)

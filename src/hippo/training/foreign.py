@@ -50,7 +50,7 @@ def admit(values: Any, configs: Path) -> None:
     for where, key, value in _items(values, ""):
         if isinstance(value, str) and "${" in value:
             raise ConfigError(f"{where}: {value} would be resolved here; a file from elsewhere has plain values only")
-        if key.startswith("_") and key != "_target_":
+        if key.startswith("_") and key != "_target_" and not (key == "_partial_" and value is True):
             raise ConfigError(f"{where}: a file from elsewhere sets no {key}")
         if key == "_target_" and not (isinstance(value, str) and (offered(value) or value in _own(configs))):
             raise ConfigError(

@@ -13,8 +13,8 @@ def side_by_side(work: Callable[[int], Any], count: int) -> None:
     by then is done there, too. All are done when it returns, or raises the first of their errors.
 
     Threads of torch's own OpenMP would begin sooner, by milliseconds after one of its operations, but no public
-    function lends them, and they buy nothing that shows: a training step of `HiPPORNN` in two threads (182 samples,
-    hidden size 256 and 512) took 0.97, 1.10 and 1.10 of its time with them, medians of 12 to 21 pairs, on a busy
+    function lends them, and they buy nothing that shows: a training step of `HiPPORNN` in two threads (182 steps,
+    hidden size 512 and 256) took 0.97, 1.10 and 1.10 of its time with them, medians of 12 to 21 pairs on a busy
     machine.
     """
     left, errors = set(range(count)), []
