@@ -76,7 +76,9 @@ def test_basis_and_weight_belong_to_each_other(measure):
 
 
 @pytest.mark.parametrize(
-    "measure", [Scaled(begin=1.5), Scaled(density=recent), Sliding(2.0, density=two), Sliding(2.0, 1.0)], ids=str
+    "measure",
+    [Scaled(begin=1.5), Scaled(density=recent), Sliding(2.0, density=two), Sliding(2.0, 1.0)],
+    ids=["power", "recent", "two", "ramp"],
 )
 def test_the_ode_keeps_the_projection(measure):
     """From the exact coefficients at time 3 to those at time 4, of a smooth signal, with N = 24."""
