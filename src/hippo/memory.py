@@ -108,7 +108,8 @@ class HiPPO(nn.Module):
         """Remember a whole signal, or the next chunk of one.
 
         Args:
-            signal: (B, L) or (B, L, C); each channel has a memory of its own.
+            signal: (B, L) or (B, L, C); each channel has a memory of its own. One in half precision is remembered in
+                float32, since a sum of many samples is not for half precision.
             timestamps: (B, L), non-negative and non-decreasing, going on from `state.time`.
             state: The state after the previous chunk; None at the beginning.
             form: How to compute it. A translated measure without timestamps may be had as a "convolution" (FFT) or an
@@ -121,6 +122,7 @@ class HiPPO(nn.Module):
             ValueError: If shapes disagree, the signal is empty, not floating-point or not finite, or timestamps
                 decrease, are negative or not finite, or the form is not one that this memory has.
         """
+        signal = _accumulable(signal)
         since, c = self._begin(signal, timestamps, state)
         route = self.route(signal, timestamps, state, form=form)
         now = self._end(signal, timestamps, since)
@@ -146,6 +148,7 @@ class HiPPO(nn.Module):
         gradients without memory, and translated measures in blocks of samples. Arguments and errors are those of
         `forward`.
         """
+        signal = _accumulable(signal)
         since, c = self._begin(signal, timestamps, state, finite=False)
         route = self.route(signal, timestamps, state, last=True)
         if route.name != "wavefront":
@@ -198,6 +201,7 @@ class HiPPO(nn.Module):
         Raises:
             ValueError: If this memory cannot be had in that form.
         """
+        signal = _accumulable(signal)
         if form not in ("recurrence", "scan", "convolution"):
             raise ValueError(f"unknown form {form!r}; choose recurrence, scan or convolution")
         if form != "recurrence":
@@ -270,10 +274,12 @@ class HiPPO(nn.Module):
         if since is None:  # the first sample fills the memory
             c = self._filled(signal[:, 0])
             samples, since = samples[:, 1:], 0.0
-        c = legs.remember(c.flatten(0, -2), samples, since).view_as(c)
-        if not torch.isfinite(c).all():  # what is not finite stays in the mean of all samples, so none is looked at
+        after = legs.remember(c.flatten(0, -2), samples, since).view_as(c)
+        if not torch.isfinite(after).all():  # what is not finite stays in the mean of all samples, so none is looked at
             _check_finite(signal)
-        return c
+            step = schedule.regular(samples.shape[1], since, self._origin, c.device).relative
+            after = legs.sequence(c.flatten(0, -2), samples, step, 0.5, every=False).view_as(c)  # less is added up
+        return after
 
     def _legs(
         self, signal: Tensor, timestamps: Tensor | None, since: Tensor | float | None, c: Tensor, every: bool
@@ -310,10 +316,15 @@ class HiPPO(nn.Module):
             raise ValueError(f"signal must hold finite floating-point numbers; this one is {signal.dtype}")
         if finite:
             _check_finite(signal)
+        if timestamps is not None and not isinstance(timestamps, Tensor):
+            hint = "; pass a state by its name, state=…" if isinstance(timestamps, State) else ""
+            raise ValueError(f"timestamps must be a tensor (B, L), not {type(timestamps).__name__}{hint}")
         if timestamps is not None and timestamps.shape != signal.shape[:2]:
             raise ValueError(
                 f"timestamps {tuple(timestamps.shape)} do not match the signal's {tuple(signal.shape[:2])}"
             )
+        if timestamps is not None:
+            self._check_clock(timestamps, first=state is None)
         since = None if state is None else state.time
         shape = (signal.shape[0], *signal.shape[2:], self.order)
         if state is not None and state.coefficients.shape != shape:
@@ -327,35 +338,72 @@ class HiPPO(nn.Module):
             raise ValueError(f"state.time must be finite and at least 0, not {since}")
         return since, signal.new_zeros(shape) if state is None else state.coefficients
 
+    def _check_clock(self, timestamps: Tensor, first: bool) -> None:
+        """Refuse a clock that began long before the signal, as that of Unix did, where it would spoil the memory."""
+        begin, end = timestamps[:, 0], timestamps[:, -1]
+        span, intervals = end - begin, timestamps.shape[1] - 1
+        remedy = "let time begin with the signal: timestamps - timestamps[:, :1], in float64"
+        if timestamps.is_floating_point():
+            resolution = torch.finfo(timestamps.dtype).eps * end
+            if ((span > 0) & (resolution * intervals > 0.1 * span)).any():
+                raise ValueError(
+                    f"timestamps up to {end.max().item():g} in {timestamps.dtype} are too coarse for the gaps between "
+                    f"them; {remedy}"
+                )
+        if first and self.measure.scale_invariant and (begin > torch.where(span > 0, 1000 * span, 1e8)).any():
+            raise ValueError(
+                f"timestamps from {begin.max().item():g} on: a memory of all the past begins at time 0, so nearly all "
+                f"of it would be the first sample; {remedy}"
+            )
+
     def _end(self, signal: Tensor, timestamps: Tensor | None, since: Tensor | float | None) -> Tensor | float:
         """Return the time of the last sample."""
         if timestamps is not None:
             return timestamps[:, -1]
         return (self._origin - 1 if since is None else since) + signal.shape[1]
 
-    def reconstruct(self, coefficients: Tensor, times: Tensor, now: float = 1.0) -> Tensor:
+    def reconstruct(self, memory: Tensor | State, times: Tensor, now: Tensor | float | None = None) -> Tensor:
         """Read the remembered signal back.
 
         Args:
-            coefficients: (..., N).
-            times: When to read, (M,), within the measure's window at `now`: for LegS [0, now], so that with the
-                default `now` times are fractions of the past, 0 its beginning and 1 the present.
-            now: Time of the coefficients.
+            memory: Coefficients (..., N); or a state, whose time is then `now`, if that is not given.
+            times: When to read, (M,), or (..., M) with a time axis for each memory. Without `now`, fractions of the
+                window: 0 is its beginning and 1 the present. With it, times within the window at `now`: for LegS
+                [0, now].
+            now: Time of the coefficients: a number, or (...) where each has its own.
 
         Returns:
             The signal's approximation (..., M).
 
         Raises:
-            ValueError: If the coefficients are not N, or a time lies outside the window, where they say nothing.
+            ValueError: If the coefficients are not N, a time lies outside the window, where they say nothing, or
+                fractions of a window without a beginning are asked for.
         """
-        if coefficients.shape[-1] != self.order:
-            raise ValueError(f"coefficients must be (..., {self.order}), not {tuple(coefficients.shape)}")
-        oldest, newest = self.measure.window(now)
-        if times.numel() and not (oldest < newest and oldest <= times.min() and times.max() <= newest):
-            raise ValueError(f"times must lie in the memory's window [{oldest}, {newest}]; these span "
-                             f"[{times.min().item()}, {times.max().item()}]")  # fmt: skip
-        basis = self.measure.basis(self.order, times.to(torch.float64), now)
-        return coefficients @ basis.to(coefficients).mT
+        if isinstance(memory, State):
+            memory, now = memory.coefficients, memory.time if now is None else now
+        if memory.shape[-1] != self.order:
+            raise ValueError(f"coefficients must be (..., {self.order}), not {tuple(memory.shape)}")
+        times = times.to(torch.float64)
+        if now is None:
+            oldest, now = self.measure.window(1.0)
+            if oldest == -math.inf:
+                raise ValueError(
+                    f"the window of {type(self.measure).__name__} has no beginning, so times cannot be fractions of "
+                    "it; give times, and now=…, the time of the coefficients"
+                )
+            times = torch.lerp(torch.tensor(oldest, dtype=times.dtype), torch.tensor(now, dtype=times.dtype), times)
+        if isinstance(now, Tensor):
+            now = now.to(torch.float64)
+            now = now.view(*now.shape, *[1] * (memory.dim() - now.dim()))
+        oldest, newest = self.measure.window(now)  # type: ignore[arg-type]
+        inside = (times >= oldest) & (times <= newest) & (oldest < newest)
+        if not inside.all():
+            raise ValueError(
+                f"times must lie in the memory's window, [{oldest}, {newest}] where now is {now}; these span "
+                f"[{times.min().item()}, {times.max().item()}]"
+            )
+        basis = self.measure.basis(self.order, times.expand(inside.shape), now)  # type: ignore[arg-type]
+        return torch.einsum("...mn,...n->...m", basis.to(memory), memory)
 
     def transitions(
         self, length: int, timestamps: Tensor | None, since: Tensor | float | None, like: Tensor
@@ -471,9 +519,21 @@ def _lti_step(
     return LTIStep(*transitions.translated(measure, order, discretization, 1.0, dtype, device))
 
 
+torch.serialization.add_safe_globals([State])  # for torch.load(…, weights_only=True)
+
+
 def _unless(pause: Tensor, step: Step) -> Step:
     """The step, but for samples for which no time passes."""
     return lambda c, f: torch.where(pause, c, step(c, f))
+
+
+def _accumulable(signal: Tensor) -> Tensor:
+    """Return a signal in a precision in which many samples can be added up. Raises ValueError if it is no tensor."""
+    if not isinstance(signal, Tensor):
+        raise ValueError(
+            f"signal must be a tensor, not {type(signal).__name__}; torch.as_tensor(signal) makes one of an array"
+        )
+    return signal.float() if signal.dtype in (torch.float16, torch.bfloat16) else signal
 
 
 def _check_finite(signal: Tensor) -> None:
