@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -811,6 +812,35 @@ def test_the_route_is_the_one_taken(called, measure, discretization, length, tim
     memory.step(signal[:, 0], state, after)
     route = memory.route(signal[:, :1], None if after is None else after.unsqueeze(1), state, last=True)
     assert set(called) == {route.name}
+
+
+@pytest.mark.parametrize(
+    ("measure", "discretization", "timed"),
+    [("legs", 0.5, False), ("legs", "zoh", False), ("legs", 0.5, True), (LegT(20.0), "zoh", True)],
+)
+def test_a_first_sample_fills_the_memory_and_takes_no_step(called, measure, discretization, timed):
+    memory, signal = HiPPO(measure, 8, discretization), torch.randn(2, 1)
+    times = torch.ones(2, 1) if timed else None
+    _, state = memory(signal, times)
+    assert torch.equal(state.coefficients, memory.remember(signal, times).coefficients)
+    assert torch.equal(state.coefficients, memory.step(signal[:, 0], timestamps=torch.ones(2) if timed else None)[0])
+    assert called == []
+    assert memory.route(signal, times, last=True).name == memory.route(signal, times).name == "first sample"
+
+
+def test_a_route_raises_what_the_call_would():
+    memory, signal = HiPPO("legs", 8), torch.randn(2, 9)
+    for arguments in (
+        (torch.zeros(0, 9),),
+        (signal.long(),),
+        (signal, torch.zeros(2, 8)),
+        (signal, None, memory.remember(signal.half())),
+        (signal, None, memory.remember(signal[:1])),
+    ):
+        with pytest.raises(ValueError) as raised:  # noqa: PT011  (compared below)
+            memory(*arguments)
+        with pytest.raises(ValueError, match=re.escape(str(raised.value))):
+            memory.route(*arguments)
 
 
 @pytest.mark.parametrize("form", ["scan", "convolution"])

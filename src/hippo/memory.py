@@ -39,7 +39,8 @@ class Route(NamedTuple):
 
     Attributes:
         name: "compiled loop", or "wavefront", which is compiled as well and faster; "GPU kernel"; "plain loop", in
-            tensor operations; "matrix products", one a sample; "blocks of samples"; "scan"; "convolution".
+            tensor operations; "matrix products", one a sample; "blocks of samples"; "scan"; "convolution"; "first
+            sample", which fills the memory and takes no step.
         reason: What decides.
     """
 
@@ -124,7 +125,7 @@ class HiPPO(nn.Module):
         """
         signal = _accumulable(signal)
         since, c = self._begin(signal, timestamps, state)
-        route = self.route(signal, timestamps, state, form=form)
+        route = self._route(signal, timestamps, state, last=False, form=form)
         now = self._end(signal, timestamps, since)
         if route.name in ("compiled loop", "GPU kernel", "plain loop"):
             outputs = self._legs(signal, timestamps, since, c, every=True)
@@ -150,7 +151,7 @@ class HiPPO(nn.Module):
         """
         signal = _accumulable(signal)
         since, c = self._begin(signal, timestamps, state, finite=False)
-        route = self.route(signal, timestamps, state, last=True)
+        route = self._route(signal, timestamps, state, last=True, form="recurrence")
         if route.name != "wavefront":
             _check_finite(signal)
         now = self._end(signal, timestamps, since)
@@ -199,15 +200,23 @@ class HiPPO(nn.Module):
             form: As `forward` has it.
 
         Raises:
-            ValueError: If this memory cannot be had in that form.
+            ValueError: As `forward`, but for values of the signal, which are not looked at.
         """
         signal = _accumulable(signal)
+        self._begin(signal, timestamps, state, finite=False)
+        return self._route(signal, timestamps, state, last=last, form=form)
+
+    def _route(
+        self, signal: Tensor, timestamps: Tensor | None, state: State | None, *, last: bool, form: Form
+    ) -> Route:
         if form not in ("recurrence", "scan", "convolution"):
             raise ValueError(f"unknown form {form!r}; choose recurrence, scan or convolution")
         if form != "recurrence":
             if self.measure.scale_invariant or timestamps is not None:
                 raise ValueError(f"as a {form} there are memories of translated measures without timestamps only")
             return Route(form, "it is asked for")
+        if signal.shape[1] == 1 and state is None and (timestamps is not None or self.measure.scale_invariant):
+            return Route("first sample", "it fills the memory")
         if self._linear_time:
             if gpus.serves(signal, *([] if state is None else [state.coefficients])):
                 return Route("GPU kernel", "LegS: one kernel for the whole signal")
