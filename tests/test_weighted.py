@@ -21,6 +21,12 @@ def two(s):
     return 1 + 0.9 * np.cos(6 * s)
 
 
+@pytest.fixture(autouse=True)
+def denormals():
+    """Flushed, as in training, which SciPy's special functions do not stand."""
+    torch.set_flush_denormal(True)
+
+
 def close(one, other, tolerance=1e-10):
     return (one - other).abs().max() <= tolerance * other.abs().max()
 

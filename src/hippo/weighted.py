@@ -12,12 +12,13 @@ Else A is a Galerkin truncation, and `leak` says how much of the dynamics it lea
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import scipy.special
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -63,24 +64,54 @@ class Polynomials(NamedTuple):
 
 def _integral(now: float, begin: float) -> float:
     """Return ∫ s^begin (1 − s)^now ds over [0, 1]."""
-    return float(scipy.special.beta(begin + 1, now + 1))
+    return math.exp(math.lgamma(begin + 1) + math.lgamma(now + 1) - math.lgamma(begin + now + 2))
 
 
 def _jacobi(count: int, now: float, begin: float, s: np.ndarray) -> np.ndarray:
     """Return the polynomials that are orthonormal under s^begin (1 − s)^now, normalized, at s (…), as (…, count).
 
-    SciPy's three-term recurrence, in differences from the value at 1, keeps its digits there; so it is turned round for
-    the half that is nearer to the window's beginning.
+    The recurrence runs on differences from the value at the end that is nearer, and so keeps its digits there. (SciPy's
+    own is wrong in a process that flushes denormal numbers, as training does.)
     """
-    n, both = np.arange(count), now + begin + 1
-    log_norm = scipy.special.gammaln(n + now + 1) + scipy.special.gammaln(n + begin + 1)
-    log_norm = log_norm - scipy.special.gammaln(n + 1) - scipy.special.gammaln(n + both)
+    s = np.asarray(s, dtype=np.float64)
+    right, left = (_from_the_end(count, *powers, away) for powers, away in (((now, begin), s - 1), ((begin, now), -s)))
+    return np.where(s[..., None] > 0.5, right, (-1.0) ** np.arange(count) * left)
+
+
+def _from_the_end(count: int, a: float, b: float, away: np.ndarray) -> np.ndarray:
+    """Return orthonormal Jacobi polynomials at 1 + 2 away, which is at most 0 and above −1, as (…, count)."""
+    n = np.arange(2, count)
+    # p_n(1)² from one degree to the next.
+    first = (1 + a) * (a + b + 3) / (1 + b)
+    ratios = (n + a) * (n + a + b) * (2 * n + a + b + 1) / (n * (n + b) * (2 * n + a + b - 1))
+    scale = np.sqrt(np.cumprod(np.concatenate([[1.0, first], ratios])))[:count]
+    values = np.ones((*away.shape, count))
+    value, change = np.ones_like(away), np.zeros_like(away)
+    for k in range(count - 1):
+        t = 2 * k + a + b
+        if k == 0:
+            change = (a + b + 2) * away / (a + 1)
+        else:
+            change = t * (t + 1) * (t + 2) * 2 * away * value + 2 * k * (k + b) * (t + 2) * change
+            change = change / (2 * (k + a + 1) * (k + a + b + 1) * t)
+        value = value + change
+        values[..., k + 1] = value
+    return values * scale
+
+
+def _nodes(count: int, now: float, begin: float) -> np.ndarray:
+    """Return the zeros on [0, 1] of the Jacobi polynomial of degree `count`: eigenvalues, and a step of Newton's."""
+    a, b, k = now, begin, np.arange(count, dtype=np.float64)
+    t = 2 * k + a + b
     with np.errstate(divide="ignore", invalid="ignore"):
-        norm = np.exp(log_norm) / (2 * n + both) / _integral(now, begin)
-    norm[0] = 1.0
-    y = 2 * np.asarray(s)[..., None] - 1
-    right, left = scipy.special.eval_jacobi(n, now, begin, y), scipy.special.eval_jacobi(n, begin, now, -y)
-    return np.where(y > 0, right, (-1.0) ** n * left) / np.sqrt(norm)
+        diagonal = (b**2 - a**2) / (t * (t + 2))
+        squared = 4 * k * (k + a) * (k + b) * (k + a + b) / (t**2 * (t + 1) * (t - 1))
+    diagonal[0] = (b - a) / (a + b + 2)
+    squared[1:2] = 4 * (1 + a) * (1 + b) / ((2 + a + b) ** 2 * (3 + a + b))
+    s = (scipy.linalg.eigvalsh_tridiagonal(diagonal, np.sqrt(squared[1:])) + 1) / 2
+    value = _jacobi(count + 1, a, b, s)[:, -1]
+    slope = _jacobi(count, a + 1, b + 1, s)[:, -1] * np.sqrt(count * (count + a + b + 1))
+    return s - value / (slope * np.sqrt(_integral(a, b) / _integral(a + 1, b + 1)))
 
 
 @functools.lru_cache(maxsize=32)
@@ -104,9 +135,9 @@ def orthonormal(density: Density, begin: float, now: float, order: int) -> Polyn
     if not (begin > -1 and now > -1):
         raise ValueError(f"a weight's exponents must be above -1 for it to be integrable, not {begin} and {now}")
     count = 2 * order + 64
-    s = (scipy.special.roots_jacobi(count, now, begin)[0] + 1) / 2
+    s = _nodes(count, now, begin)
     jacobi = _jacobi(count, now, begin, s)
-    w = 1 / (jacobi**2).sum(-1)  # Christoffel's formula; SciPy's own weights are right to 1e-11 only
+    w = 1 / (jacobi**2).sum(-1)  # Christoffel's formula
     factor = np.asarray(density(s), dtype=np.float64)
     name = getattr(density, "__name__", density)
     if factor.shape != s.shape or not np.isfinite(factor).all() or (factor < 0).any():

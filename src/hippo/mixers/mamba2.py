@@ -18,7 +18,7 @@ class Mamba2(Gated):
         features: H.
         state_size: N.
         expand: Channels for each feature, E = expand · H.
-        head_size: Channels P of a head.
+        head_size: Channels P of a head, at most.
         groups: Groups of heads that share B and C.
         window: Samples that the convolution sees.
         steps: Time steps are drawn between these two, log-uniformly.
@@ -49,6 +49,7 @@ class Mamba2(Gated):
         }.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        head_size = min(head_size, channels)
         heads = channels // head_size
         if channels % head_size or heads % groups:
             raise ValueError(

@@ -34,7 +34,7 @@ class RWKV7(Gated):
 
     Args:
         features: H.
-        head_size: Channels N of a head.
+        head_size: Channels N of a head, at most.
         rank: Rank of the maps to w, a and g.
         chunk: Steps that one matrix product takes, a power of 2; does not change the result.
     """
@@ -50,6 +50,7 @@ class RWKV7(Gated):
         for name, value in {"head_size": head_size, "rank": rank}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        head_size = min(head_size, features)
         if features % head_size:
             raise ValueError(f"features={features} must be whole heads of head_size={head_size}")
         self.heads, self.head_size, self.chunk = features // head_size, head_size, chunk
