@@ -108,7 +108,8 @@ def _nodes(count: int, now: float, begin: float) -> np.ndarray:
         squared = 4 * k * (k + a) * (k + b) * (k + a + b) / (t**2 * (t + 1) * (t - 1))
     diagonal[0] = (b - a) / (a + b + 2)
     squared[1:2] = 4 * (1 + a) * (1 + b) / ((2 + a + b) ** 2 * (3 + a + b))
-    s = (scipy.linalg.eigvalsh_tridiagonal(diagonal, np.sqrt(squared[1:])) + 1) / 2
+    eigenvalues = np.asarray(scipy.linalg.eigvalsh_tridiagonal(diagonal, np.sqrt(squared[1:])))
+    s = (eigenvalues + 1) / 2
     value = _jacobi(count + 1, a, b, s)[:, -1]
     slope = _jacobi(count, a + 1, b + 1, s)[:, -1] * np.sqrt(count * (count + a + b + 1))
     return s - value / (slope * np.sqrt(_integral(a, b) / _integral(a + 1, b + 1)))
