@@ -1,6 +1,8 @@
 """The wavefront against the step as written, in float64, and against the dense memory through `HiPPO.remember`."""
 
+import signal as signals
 import threading
+from time import perf_counter
 
 import pytest
 import torch
@@ -105,6 +107,30 @@ def test_more_samples_than_share_a_table(monkeypatch):
     weight = signal(1, 8, seed=1)
     one, other = (torch.autograd.grad((v * weight).sum(), f)[0] for v in (c, expected))
     torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("limit", [1, 3000, 1 << 30])
+def test_pieces_between_which_it_can_be_interrupted_change_nothing(monkeypatch, limit):
+    c = torch.randn(3, 20, dtype=torch.float64, requires_grad=True)
+    f = torch.randn(3, 700, dtype=torch.float64, requires_grad=True)
+    expected = wavefront.remember(c, f, 5.0)
+    gradients = torch.autograd.grad(expected.square().sum(), (c, f))
+    monkeypatch.setattr(wavefront, "_UNINTERRUPTED", limit)
+    got = wavefront.remember(c, f, 5.0)
+    assert torch.equal(got, expected)
+    for one, other in zip(torch.autograd.grad(got.square().sum(), (c, f)), gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_ctrl_c_is_answered_within_a_second():
+    memory, samples = HiPPO("legs", 256), torch.zeros(1, 30_000_000)
+    memory.remember(samples[:, :100_000])  # compiled
+    timer = threading.Timer(0.2, signals.raise_signal, [signals.SIGINT])
+    begin = perf_counter()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        [memory.remember(samples) for _ in range(20)]
+    assert perf_counter() - begin < 1.2
 
 
 def test_a_constant_stays_to_the_last_bit_and_single_precision_holds_over_a_million_steps():

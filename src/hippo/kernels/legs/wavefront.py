@@ -23,6 +23,7 @@ from torch import Tensor
 from hippo.kernels.common import native
 from hippo.kernels.common.threads import side_by_side
 
+_UNINTERRUPTED = 1 << 30  # coefficients that are updated between two looks at Ctrl-C: some tenths of a second
 _CHUNK = 4096  # steps that share a table of reciprocals
 
 
@@ -84,9 +85,11 @@ def _advance(c: Tensor, f: Tensor, time: float, adjoint: bool) -> Tensor:
     """Take c (B, N) over f (B, L); as an adjoint, from `time` back, writing f. What is left of f at the end of a
     wavefront is for a narrower one."""
     vector, count = _registers(c.dtype)
+    most = max(1, _UNINTERRUPTED // c.numel())
     for lanes in (vector * count, vector, 1):
-        if steps := f.shape[1] // lanes * lanes:
-            c = _wave(c.dtype, adjoint, min(lanes, vector), max(lanes // vector, 1))(c, f[:, :steps], time)
+        wave = _wave(c.dtype, adjoint, min(lanes, vector), max(lanes // vector, 1))
+        while steps := min(f.shape[1], max(most, lanes)) // lanes * lanes:
+            c = wave(c, f[:, :steps], time)
             f, time = f[:, steps:], time - steps if adjoint else time + steps
     return c.clone(memory_format=torch.contiguous_format)
 
