@@ -7,7 +7,7 @@ import torchcde
 from torch import Tensor, nn
 
 from hippo.models.base import SequenceModel, positive, positive_time
-from hippo.models.ode_rnn import check_method
+from hippo.models.solver import Counted, check_method, told
 
 
 class NeuralCDE(SequenceModel):
@@ -73,13 +73,14 @@ class NeuralCDE(SequenceModel):
         coefficients = torchcde.hermite_cubic_coefficients_with_backward_differences(knots)
         path = torchcde.CubicSpline(coefficients)
         grid = torch.linspace(0, length - 1, (length - 1) * self.steps + 1, dtype=x.dtype, device=x.device)
-        field = Counted(self.field)
+        field = Counted(self.field, self.method, length)
         options: dict[str, Any] = {}
         if self.adjoint:
             options["adjoint_params"] = (*self.field.parameters(), *[coefficients] * coefficients.requires_grad)
-        z: Any = torchcde.cdeint(
-            path, field, self.start(knots[:, 0]), grid, self.adjoint, method=self.method, **options
-        )
+        with told(self.method):
+            z: Any = torchcde.cdeint(
+                path, field, self.start(knots[:, 0]), grid, self.adjoint, method=self.method, **options
+            )
         self.evaluations = field.calls - 1  # torchcde tries the field once, to see its shapes
         return z[:, :: self.steps]
 
@@ -93,15 +94,3 @@ class Field(nn.Sequential):
             layers += [nn.Linear(hidden_size if k == 0 else width, width), nn.ReLU()]
         layers += [nn.Linear(width, hidden_size * channels), nn.Tanh(), nn.Unflatten(-1, (hidden_size, channels))]
         super().__init__(*layers)
-
-
-class Counted:
-    """A vector field f(t, z) = f(z) that counts how often it is evaluated."""
-
-    def __init__(self, field: nn.Module) -> None:
-        self.field = field
-        self.calls = 0
-
-    def __call__(self, t: Tensor, z: Tensor) -> Tensor:
-        self.calls += 1
-        return self.field(z)

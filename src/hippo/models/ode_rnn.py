@@ -1,6 +1,6 @@
 """A hidden state that follows an ODE between observations (Rubanova, Chen and Duvenaud 2019, arXiv 1907.03907)."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torchdiffeq
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hippo.kernels import cells
 from hippo.models.base import SequenceModel, gaps, positive, positive_time, with_mask
+from hippo.models.solver import Counted, check_method, told
 
 
 class ODERNN(SequenceModel):
@@ -64,17 +65,15 @@ class ODERNN(SequenceModel):
         def evolve(h: Tensor, gap: Tensor) -> Tensor:
             """Return h (B, D) after a gap (B, 1)."""
 
-            def field(_: Tensor, h: Tensor) -> Tensor:
-                nonlocal calls
-                calls += 1
-                return gap * self.field(h)
-
-            solution: Any
-            if self.adjoint:
-                parameters = tuple(self.field.parameters())
-                solution = torchdiffeq.odeint_adjoint(field, h, grid, method=self.method, adjoint_params=parameters)
-            else:
-                solution = torchdiffeq.odeint(field, h, grid, method=self.method)
+            nonlocal calls
+            field, solution = Counted(lambda h: gap * self.field(h), self.method), cast(Any, None)
+            with told(self.method):
+                if self.adjoint:
+                    parameters = tuple(self.field.parameters())
+                    solution = torchdiffeq.odeint_adjoint(field, h, grid, method=self.method, adjoint_params=parameters)
+                else:
+                    solution = torchdiffeq.odeint(field, h, grid, method=self.method)
+            calls += field.calls
             return solution[-1]
 
         from_x = nn.functional.linear(with_mask(x, mask).transpose(0, 1), self.cell.weight_ih, self.cell.bias_ih)
@@ -86,13 +85,3 @@ class ODERNN(SequenceModel):
             hidden.append(h)
         self.evaluations = calls
         return torch.stack(hidden, dim=1)
-
-
-def check_method(method: str) -> None:
-    """Raise ValueError unless torchdiffeq has this solver, and gradients through it."""
-    try:
-        if method == "scipy_solver":
-            raise ValueError("It has no gradients.")
-        torchdiffeq.odeint(lambda _, h: h, torch.zeros(1), torch.tensor([0.0, 1.0]), method=method)
-    except ValueError as error:
-        raise ValueError(f"unknown method {method!r}; choose from the solvers of torchdiffeq. {error}") from error
