@@ -1,6 +1,8 @@
 """Datasets: what the splits hold, and what is said when they cannot be had."""
 
+import copy
 import hashlib
+import pickle
 import shutil
 import socket
 from pathlib import Path
@@ -57,6 +59,13 @@ def test_a_split_depends_on_its_own_seed_alone():
     first, again, other = (Digits(split_seed=seed).load(Path("unused")).train.everything for seed in (0, 0, 1))
     assert torch.equal(first.x, again.x)
     assert not torch.equal(first.y, other.y)
+
+
+def test_loaded_splits_go_to_another_process():
+    splits = Digits().load(Path("unused"))
+    for again in (pickle.loads(pickle.dumps(splits)), copy.deepcopy(splits)):
+        assert torch.equal(again.test.everything.x, splits.test.everything.x)
+        assert again.shifted == splits.shifted == {}
 
 
 def test_a_permutation_moves_pixels_and_nothing_else():

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -127,7 +126,7 @@ class Splits(NamedTuple):
     validation: Sequences
     test: Sequences
     classes: tuple[str, ...] = ()
-    shifted: Mapping[str, Shifted] = MappingProxyType({})
+    shifted: Mapping[str, Shifted] = {}  # nobody writes to it, and it can be pickled
     curve: Sequence[CurvePoint] = ()
     release: str | None = None
 
