@@ -49,9 +49,9 @@ def used(monkeypatch):
     """The loops that were called, each with the number of its threads."""
     calls, share = [], cpu.share
 
-    def noted(function, *arrays, batch):
-        calls.append((function.__name__, loops.threads(batch)))
-        share(function, *arrays, batch=batch)
+    def noted(function, *arrays, shares):
+        calls.append((function.__name__, len(shares)))
+        share(function, *arrays, shares=shares)
 
     monkeypatch.setattr(cpu, "share", noted)
     return calls
@@ -190,22 +190,6 @@ def test_a_memory_that_is_learnt_gets_its_gradient(used):
     inputs[4].requires_grad_()
     assert_pair(door, reference, inputs, 0)
     assert not used
-
-
-def test_threads_of_products_are_put_back_whoever_ends_last(monkeypatch):
-    """One computation begins and ends within another."""
-    _, door, inputs = build("gru")
-
-    def counts():
-        return [library["num_threads"] for library in loops._blas.info()]
-
-    with loops._blas.limit(limits=2):
-        before, inside = counts(), []
-        with loops._one_thread_a_product():
-            door(*inputs)
-            inside = counts()
-        assert set(inside) == {1}
-        assert counts() == before
 
 
 @pytest.mark.parametrize("model", [GRU(3, D), LMU(3, D, memory_order=N)], ids=["gru", "lmu"])

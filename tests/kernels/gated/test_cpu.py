@@ -10,7 +10,7 @@ import torch.utils.checkpoint
 from hippo.kernels import gated as kernels
 from hippo.models import HiPPORNN
 
-loops = pytest.importorskip("hippo.kernels.common.loops")
+cpu = pytest.importorskip("hippo.kernels.gated.cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +38,13 @@ def states_and_gradients(model, x, timestamps=None, steps=slice(None)) -> list[t
 @pytest.fixture
 def used(monkeypatch):
     """The number of threads in each call."""
-    calls = []
-    threads = loops.threads
-    monkeypatch.setattr(loops, "threads", lambda batch: calls.append(threads(batch)) or calls[-1])
+    calls, share = [], cpu.share
+
+    def noted(*arguments, shares):
+        calls.append(len(shares))
+        return share(*arguments, shares=shares)
+
+    monkeypatch.setattr(cpu, "share", noted)
     return calls
 
 

@@ -10,13 +10,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hippo.kernels.cells import naive
 from hippo.kernels.common import buffers
-from hippo.kernels.common.loops import loop, share, sigmoid, tanh
+from hippo.kernels.common.loops import loop, product, share, sigmoid, split, tanh
 
 
 def gru(from_x: Tensor, weight: Tensor, bias: Tensor, decay: Tensor | None) -> Tensor:
@@ -42,7 +41,7 @@ class _GRU(torch.autograd.Function):
         gates, candidate = _empty(from_x, (steps, batch, width), (steps, batch, size))
         hidden[0].zero_()
         read = from_x.new_empty(batch, size)
-        share(_gru_advance, from_x, weight, bias, decay, hidden, gates, candidate, read, batch=batch)
+        share(_gru_advance, from_x, weight.mT, bias, decay, hidden, gates, candidate, read, shares=split(batch))
         ctx.save_for_backward(from_x, weight, bias, decay, hidden, gates, candidate)
         return hidden[1:].transpose(0, 1)
 
@@ -56,7 +55,7 @@ class _GRU(torch.autograd.Function):
         (grad_x,), grad_decay = _empty(from_x, from_x.shape), None if decay is None else torch.empty_like(hidden[1:])
         grad_h, grad_read, grad_z = (from_x.new_zeros(batch, each) for each in (size, size, width))
         arrays = weight, decay, hidden, gates, candidate, grad_hidden, grad_h, grad_read, grad_z, grad_x, grad_decay
-        share(_gru_retreat, *arrays, batch=batch)
+        share(_gru_retreat, *arrays, shares=split(batch))
         if not any(ctx.needs_input_grad[2:]):
             return None, grad_x, None, None, None
         read = hidden[:-1] if decay is None else hidden[:-1] * decay
@@ -77,7 +76,7 @@ def _gru_advance(from_x, weight, bias, decay, hidden, gates, candidate, read, be
             if decay is not None:
                 for i in range(size):
                     read[b, i] *= decay[t, b, i]
-        np.dot(read[begin:end], weight.T, gates[k, begin:end])
+        product(read[begin:end], weight, gates[k, begin:end])
         for b in range(begin, end):
             z, z_x, new, past, after = gates[k, b], from_x[t, b], candidate[k, b], read[b], hidden[t + 1, b]
             for i in range(2 * size):
@@ -104,7 +103,7 @@ def _gru_retreat(
                 gates[t, b], candidate[t, b], hidden[t, b], None if decay is None else decay[t, b],
                 grad_hidden[b, t], grad_h[b], grad_read[b], grad_z[b], grad_x[t, b],
             )  # fmt: skip
-        np.dot(grad_z[begin:end], weight, grad_read[begin:end])
+        product(grad_z[begin:end], weight, grad_read[begin:end])
         if decay is not None:
             for b in range(begin, end):
                 for i in range(size):
@@ -141,14 +140,29 @@ class _LMU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, recording: bool, *inputs: Any) -> Tensor:
-        from_x, _, kernel_h, kernel_m, _, _, write_h, _ = inputs
+        from_x, written, kernel_h, kernel_m, A, B, write_h, write_m = inputs
         (length, batch, width), size, order = from_x.shape, len(write_h), kernel_m.shape[1]
         steps = length if recording and any(ctx.needs_input_grad) else 2
         (hidden,) = _empty(from_x, (length + 1, batch, size))
         memory, gates = _empty(from_x, (steps, batch, order), (steps, batch, width))
         hidden[0].zero_()
         u, from_h = from_x.new_empty(2, batch), None if kernel_h is None else from_x.new_empty(batch, width)
-        share(_lmu_advance, *inputs, hidden, memory, gates, u, from_h, batch=batch)
+        turned = None if kernel_h is None else kernel_h.mT, kernel_m.mT, A.mT
+        share(
+            _lmu_advance,
+            from_x,
+            written,
+            *turned,
+            B,
+            write_h,
+            write_m,
+            hidden,
+            memory,
+            gates,
+            u,
+            from_h,
+            shares=split(batch),
+        )
         ctx.save_for_backward(*inputs, hidden, memory, gates)
         return hidden[1:].transpose(0, 1)
 
@@ -163,7 +177,7 @@ class _LMU(torch.autograd.Function):
         grad_h, grad_m, by_kernel = from_x.new_zeros(batch, len(write_h)), *from_x.new_zeros(2, batch, order)
         from_h = None if kernel_h is None else torch.zeros_like(grad_h)
         arrays = kernel_h, kernel_m, A, B, write_h, write_m, hidden, memory, gates, grad_hidden
-        share(_lmu_retreat, *arrays, grad_h, from_h, grad_m, by_kernel, grad_x, grad_written, batch=batch)
+        share(_lmu_retreat, *arrays, grad_h, from_h, grad_m, by_kernel, grad_x, grad_written, shares=split(batch))
         if not any(ctx.needs_input_grad[2:]):
             return None, grad_x, *[None] * 7
         past, entered = hidden[:-1], grad_written.unsqueeze(-1)
@@ -181,15 +195,15 @@ def _lmu_advance(
     gated = from_x.shape[2] > size
     for t in range(len(from_x)):
         k, before = t % steps, (t - 1) % steps
-        np.dot(hidden[t, begin:end], write_h, u[0, begin:end])
+        product(hidden[t, begin:end], write_h, u[0, begin:end])
         for b in range(begin, end):
             u[0, b] += written[t, b]
         if t > 0:
             if write_m is not None:
-                np.dot(memory[before, begin:end], write_m, u[1, begin:end])
+                product(memory[before, begin:end], write_m, u[1, begin:end])
                 for b in range(begin, end):
                     u[0, b] += u[1, b]
-            np.dot(memory[before, begin:end], A.T, memory[k, begin:end])
+            product(memory[before, begin:end], A, memory[k, begin:end])
             for b in range(begin, end):
                 m, entered = memory[k, b], u[0, b]
                 for n in range(order):
@@ -199,9 +213,9 @@ def _lmu_advance(
                 m, entered = memory[k, b], u[0, b]
                 for n in range(order):
                     m[n] = B[n] * entered
-        np.dot(memory[k, begin:end], kernel_m.T, gates[k, begin:end])
+        product(memory[k, begin:end], kernel_m, gates[k, begin:end])
         if kernel_h is not None:
-            np.dot(hidden[t, begin:end], kernel_h.T, from_h[begin:end])
+            product(hidden[t, begin:end], kernel_h, from_h[begin:end])
             for b in range(begin, end):
                 z, z_h = gates[k, b], from_h[b]
                 for i in range(len(z)):
@@ -234,14 +248,14 @@ def _lmu_retreat(
     for t in range(length - 1, -1, -1):
         for b in range(begin, end):
             _lmu_adjoint(gates[t, b], hidden[t, b], grad_hidden[b, t], grad_h[b], grad_x[t, b], gated)
-        np.dot(grad_x[t, begin:end], kernel_m, by_kernel[begin:end])
+        product(grad_x[t, begin:end], kernel_m, by_kernel[begin:end])
         if kernel_h is not None:
-            np.dot(grad_x[t, begin:end], kernel_h, from_h[begin:end])
+            product(grad_x[t, begin:end], kernel_h, from_h[begin:end])
         for b in range(begin, end):
             for n in range(order):
                 by_kernel[b, n] += grad_m[b, n]
-        np.dot(by_kernel[begin:end], A, grad_m[begin:end])
-        np.dot(by_kernel[begin:end], B, grad_written[t, begin:end])
+        product(by_kernel[begin:end], A, grad_m[begin:end])
+        product(by_kernel[begin:end], B, grad_written[t, begin:end])
         for b in range(begin, end):
             entered = grad_written[t, b]
             for i in range(size):

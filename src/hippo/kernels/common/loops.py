@@ -1,11 +1,12 @@
 """What loops over whole sequences share that numba compiles for the CPU. It imports numba: only modules named `cpu`
 import this one, and these are imported only where `hippo.kernels.common.native.compiled()`.
 
-Their matrix products are `np.dot`, which numba takes from SciPy's BLAS. A loop calls them itself: no thread waits for
-another from the first step to the last, and nothing is left to an interpreter.
+A loop calls matrix products itself: no thread waits for another from the first step to the last, and nothing is left
+to an interpreter.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import itertools
 import math
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numba
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401  (so that the controller below finds its library)
@@ -23,9 +25,30 @@ from numba import extending
 
 from hippo.kernels.common.threads import side_by_side
 
+
+def _mkl() -> ctypes.CDLL | None:
+    """Return the library of torch with its matrix products, which loops then know as hippo_sgemm and hippo_dgemm; None
+    where that is not MKL.
+
+    MKL is what np.dot is measured against: with 50 rows and 1025 × 512 weights, float32, one thread, it makes 2.0 times
+    as many products a second as SciPy's OpenBLAS on a Sapphire Rapids Xeon, and 1.1 times on an EPYC.
+    """
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        library.MKL_Set_Num_Threads_Local  # noqa: B018  (raises where it is missing)
+        for name in ("sgemm", "dgemm"):
+            address = ctypes.cast(getattr(library, f"{name}_"), ctypes.c_void_p).value
+            llvmlite.binding.add_symbol(f"hippo_{name}", address)
+    except (AttributeError, OSError):
+        return None
+    return library
+
+
+_MKL = _mkl()
+
 # numba keeps what it compiles, which saves a gated network 4 s of the processor at its start, until the loop's own file
 # changes. It does not look at this file, whose functions go into every loop: so a digest of it is part of their names.
-_DIGEST = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+_DIGEST = hashlib.sha256(Path(__file__).read_bytes() + bytes([_MKL is None])).hexdigest()[:8]
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 
@@ -42,40 +65,43 @@ def loop(function: Callable, **options: Any) -> Any:
         return numba.njit(**options)(function)
 
 
-def share(function: Callable, *inputs: Any, batch: int) -> list[Any]:
-    """Call function(*inputs, begin, end) in several threads, each for its samples from `begin` to `end`, and return
-    what each has returned. Tensors reach it as arrays."""
+def share(function: Callable, *inputs: Any, shares: Sequence[Sequence[int]]) -> list[Any]:
+    """Call function(*inputs, begin, end) in a thread for each share of the samples, and return what each has returned.
+    Tensors reach it as arrays."""
     arrays = [v.detach().contiguous().numpy() if isinstance(v, torch.Tensor) else v for v in inputs]
-    shares = split(batch, threads(batch))
     results: list[Any] = [None] * len(shares)
 
     def work(k: int) -> None:
-        results[k] = function(*arrays, *shares[k])
+        with _one_thread_a_product():
+            results[k] = function(*arrays, *shares[k])
 
-    with _one_thread_a_product():
-        side_by_side(work, len(shares))
+    side_by_side(work, len(shares))
     return results
 
 
-def threads(batch: int) -> int:
-    """Return how many threads a batch is worth."""
-    return max(1, min(torch.get_num_threads(), batch // _LEAST))
-
-
-def split(batch: int, threads: int) -> Sequence[tuple[int, int]]:
-    """Return the first sample of each thread, and the one after its last. Products of fours are faster, by 6 %."""
-    return list(itertools.pairwise([*(batch * k // threads // 4 * 4 for k in range(threads)), batch]))
+def split(batch: int, threads: int | None = None) -> list[tuple[int, int]]:
+    """Return the first sample of each thread, and the one after its last, for as many threads as a batch is worth."""
+    if threads is None:
+        threads = max(1, min(torch.get_num_threads(), batch // _LEAST))
+    return list(itertools.pairwise(batch * k // threads for k in range(threads + 1)))
 
 
 _blas = threadpoolctl.ThreadpoolController().select(user_api="blas")
 _lock = threading.Lock()
-_limits: list[Any] = []  # one for each computation under way, all of them the first one's
+_limits: list[Any] = []  # one for each thread at work, all of them the first one's
 
 
 @contextlib.contextmanager
 def _one_thread_a_product() -> Iterator[None]:
-    """Within it BLAS starts no threads of its own: these would be as many again in each of ours. It is one setting for
-    the whole process, which the last computation to end puts back."""
+    """Within it products start no threads of their own: these would be as many again in each of ours. MKL has a setting
+    for each thread, the others one for the whole process, which the last to end puts back."""
+    if _MKL is not None:
+        before = _MKL.MKL_Set_Num_Threads_Local(1)
+        try:
+            yield
+        finally:
+            _MKL.MKL_Set_Num_Threads_Local(before)
+        return
     with _lock:
         _limits.append(_limits[0] if _limits else _blas.limit(limits=1))
     try:
@@ -85,6 +111,36 @@ def _one_thread_a_product() -> Iterator[None]:
             limit = _limits.pop()
             if not _limits:
                 limit.restore_original_limits()
+
+
+def product(a, b, out):
+    """out ← a b, for a matrix a and a matrix or vector b that are contiguous, a also as the transpose of such a one.
+    Products with transposed weights take up to 1.4 times as long."""
+    np.dot(a, b, out)
+
+
+@extending.overload(product, jit_options=_OPTIONS)  # type: ignore[arg-type]
+def _product_of(a, b, out):
+    if _MKL is None:
+        return lambda a, b, out: np.dot(a, b, out)
+    single, transposed = out.dtype == numba.types.float32, a.layout == "F"
+    kind, modes = np.float32 if single else np.float64, (ord("N"), ord("T" if transposed else "N"))
+    assert (b.layout, out.layout, a.dtype, b.dtype) == ("C", "C", out.dtype, out.dtype), (a, b, out)
+    assert a.layout in "CF", a
+    addresses = [numba.types.voidptr] * 13
+    gemm = numba.types.ExternalFunction("hippo_sgemm" if single else "hippo_dgemm", numba.types.void(*addresses))
+
+    def product(a, b, out):  # what are rows here are columns in Fortran: outᵀ ← bᵀ aᵀ
+        rows, inner = a.shape
+        columns = b.size // inner
+        n = np.array([*modes, columns, rows, inner, columns, rows if transposed else inner, columns], np.int32)
+        one, zero = np.ones(1, kind), np.zeros(1, kind)
+        gemm(
+            n[0:].ctypes, n[1:].ctypes, n[2:].ctypes, n[3:].ctypes, n[4:].ctypes, one.ctypes, b.ctypes, n[5:].ctypes,
+            a.ctypes, n[6:].ctypes, zero.ctypes, out.ctypes, n[7:].ctypes,
+        )  # fmt: skip
+
+    return product
 
 
 def _expm1(x):

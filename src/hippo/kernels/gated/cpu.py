@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from hippo.kernels.common import buffers, native
-from hippo.kernels.common.loops import loop, share, sigmoid, tanh
+from hippo.kernels.common.loops import loop, product, share, sigmoid, split, tanh
 from hippo.kernels.gated.steps import LegSSteps
 from hippo.kernels.legs.cpu import numbers
 
-_SPAN = 16  # steps whose products for the gradient of the weights are done as one
+_SPAN = 8  # steps whose products for the gradient of the weights are done as one
 
 
 def gated(x: Tensor, weight: Tensor, written_x: Tensor, write: Tensor, steps: LegSSteps) -> Sequence[Tensor]:
@@ -40,7 +40,8 @@ class _Gated(torch.autograd.Function):
     """x (L, B, C), weight (2D, R), written (L, B), write (D,) ↦ L hidden states (B, D).
 
     For the backward pass a forward pass keeps what it computes; without one, the latest two steps of the first two:
-        read: The rows that steps read, N coefficients, C inputs, 1, and zeros, (L or 2, B, R).
+        read: The rows that steps read, N coefficients, C inputs, 1, and zeros, (L · B or 2 · B, R). Those of a thread
+            stand together, step by step, so that several steps are one matrix.
         gates: σ(g) and tanh(z), (L or 2, B, 2D).
         hidden: The states before the first step and after each, (L + 1, B, D).
     """
@@ -62,7 +63,7 @@ class _Gated(torch.autograd.Function):
         keep = len(x) if recording and any(ctx.needs_input_grad) else 2
         kept = _forward(x, weight, written, write, ctx.steps, keep)
         ctx.save_for_backward(weight, write, *kept)
-        return kept[-1][1:].unbind()
+        return kept[2][1:].unbind()
 
     @staticmethod
     def backward(ctx: Any, *grad_hidden: Any) -> tuple[Tensor | None, ...]:
@@ -74,15 +75,16 @@ class _Gated(torch.autograd.Function):
 @native.opaque
 def _forward(
     x: Tensor, weight: Tensor, written: Tensor, write: Tensor, steps: LegSSteps, keep: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return read, gates and hidden, the first two of `keep` steps."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return read, gates and hidden, the first two of `keep` steps, and the number of threads."""
     (length, batch, _), (doubled, width), size = x.shape, weight.shape, len(write)
-    read = buffers.empty(keep * batch * width, x).view(keep, batch, width)
+    read = buffers.empty(keep * batch * width, x).view(keep * batch, width)
     gates = buffers.empty(keep * batch * doubled, x).view(keep, batch, doubled)
     hidden = buffers.empty((length + 1) * batch * size, x).view(length + 1, batch, size)
     hidden[0].zero_()
-    share(_advance, x, weight, written, write, *_numbers(steps), read, gates, hidden, batch=batch)
-    return read, gates, hidden
+    shares = split(batch)
+    share(_advance, x, weight.mT, written, write, *_numbers(steps), read, gates, hidden, shares=shares)
+    return read, gates, hidden, torch.tensor(len(shares), device="cpu")
 
 
 @native.opaque
@@ -92,19 +94,21 @@ def _backward(
     read: Tensor,
     gates: Tensor,
     hidden: Tensor,
+    threads: Tensor,
     steps: LegSSteps,
     channels: int,
     grad_hidden: Sequence[Tensor | None],
 ) -> tuple[Tensor, ...]:
     """Return the gradients of x, weight, written and write from those of the L states, None where there is none."""
     length, batch, _ = gates.shape
+    shares = split(batch, int(threads))  # there may be others by now
     present = [t for t, grad in enumerate(grad_hidden) if grad is not None]
     grads = torch.stack([grad for grad in grad_hidden if grad is not None]) if present else hidden[:0]
     number = torch.full((length,), -1)
     number[present] = torch.arange(len(present))
     grad_x, grad_written = gates.new_zeros(length, batch, channels), gates.new_zeros(length, batch)
     arrays = grads, number, weight, write, *_numbers(steps), read, gates, hidden
-    parts = share(_retreat, *arrays, grad_x, grad_written, batch=batch)
+    parts = share(_retreat, *arrays, grad_x, grad_written, shares=shares)
     grad_weight, grad_write = (torch.from_numpy(sum(part)) for part in zip(*parts, strict=True))
     return grad_x, grad_weight, grad_written, grad_write
 
@@ -123,15 +127,17 @@ def _advance(x, weight, written, write, step, alpha, ns, roots, read, gates, hid
     carried = np.empty_like(u)
     for t in range(len(x)):
         k, now = t % steps, written[t, begin:end]
-        np.dot(hidden[t, begin:end], write, u)
+        first = begin * steps + k * count
+        rows = read[first : first + count]
+        product(hidden[t, begin:end], write, u)
         for b in range(count):
             u[b] += now[b]
         if t > 0:
             _step_memory(c, u, step[t - 1, begin:end], alpha, ns, roots, carried)
         else:
             _copy(u, c[0])
-        _write_rows(c, x[t, begin:end], ns[1], read[k, begin:end])
-        np.dot(read[k, begin:end], weight.T, gates[k, begin:end])
+        _write_rows(c, x[t, begin:end], ns[1], rows)
+        product(rows, weight, gates[k, begin:end])
         for b in range(begin, end):
             _update_state(gates[k, b], hidden[t, b], hidden[t + 1, b])
 
@@ -198,29 +204,20 @@ def _retreat(
     (doubled, width), kind = weight.shape, read.dtype
     grad_weight, grad_write = np.zeros((doubled, width), kind), np.zeros(size, kind)
     grad_h, grad_c, grad_u = np.zeros((count, size), kind), np.zeros((order, count), kind), np.zeros(count, kind)
-    grad_read, carried, product = (
-        np.empty((count, width), kind),
-        np.empty(count, kind),
-        np.empty((doubled, width), kind),
-    )
-    rows, grad_z = np.empty((_SPAN * count, width), kind), np.empty((_SPAN * count, doubled), kind)
-    filled = 0
+    grad_read, carried = np.empty((count, width), kind), np.empty(count, kind)
+    grad_z, of_span = np.empty((_SPAN, count, doubled), kind), np.empty((doubled, width), kind)
     for t in range(len(gates) - 1, -1, -1):
+        z = grad_z[t % _SPAN]
         if number[t] >= 0:
             for b in range(count):
                 _add(grad_h[b], grads[number[t], begin + b])
         for b in range(count):
-            _update_state_adjoint(
-                gates[t, begin + b], hidden[t, begin + b], write, grad_u[b], grad_h[b], grad_z[filled + b]
-            )
-        np.dot(grad_z[filled : filled + count], weight, grad_read)
-        for b in range(count):
-            _copy(read[t, begin + b], rows[filled + b])
-        filled += count
-        if filled == len(rows) or t == 0:
-            np.dot(grad_z[:filled].T, rows[:filled], product)
-            _add(grad_weight.reshape(-1), product.reshape(-1))
-            filled = 0
+            _update_state_adjoint(gates[t, begin + b], hidden[t, begin + b], write, grad_u[b], grad_h[b], z[b])
+        product(z, weight, grad_read)
+        if t % _SPAN == 0:
+            first, filled = begin * len(gates) + t * count, min(_SPAN, len(gates) - t) * count
+            product(grad_z.reshape(-1, doubled)[:filled].T, read[first : first + filled], of_span)
+            _add(grad_weight.reshape(-1), of_span.reshape(-1))
         _add_rows(grad_c, grad_read)
         if t > 0:
             _step_memory_adjoint(grad_c, grad_u, step[t - 1, begin:end], alpha, ns, roots, carried)
