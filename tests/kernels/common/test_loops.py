@@ -89,8 +89,6 @@ def test_products_of_matrices_that_are_not_contiguous_are_not_compiled():
 
 def test_threads_of_products_are_put_back_whoever_ends_last(blas):
     """One computation begins and ends within another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # and MKL's for this thread
 
     def counts():
         if blas == "SciPy":
@@ -99,13 +97,15 @@ def test_threads_of_products_are_put_back_whoever_ends_last(blas):
         loops._MKL.MKL_Set_Num_Threads_Local(count)
         return {count}
 
-    before = counts()
-    assert before != {1}
-    with loops._one_thread_a_product():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # and MKL's for this thread
+    with loops._blas.limit(limits=2):
+        assert counts() == {2}
         with loops._one_thread_a_product():
+            with loops._one_thread_a_product():
+                assert counts() == {1}
             assert counts() == {1}
-        assert counts() == {1}
-    assert counts() == before
+        assert counts() == {2}
     torch.set_num_threads(threads)
 
 

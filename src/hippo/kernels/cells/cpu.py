@@ -8,7 +8,7 @@ activations, in arrays (L, B, ...); without one they hold the latest two steps. 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,6 +135,16 @@ def _gru_adjoint(z, new, past, decay, grad, grad_h, grad_read, grad_z, grad_x):
         grad_h[i] = total * update[i]
 
 
+class _Weights(NamedTuple):
+    """Of `hippo.kernels.cells.lmu`, but for `write_m`, which may be None: numba drops branches of arguments only."""
+
+    kernel_h: Any
+    kernel_m: Any
+    A: Any
+    B: Any
+    write_h: Any
+
+
 class _LMU(torch.autograd.Function):
     """A and B get no gradients."""
 
@@ -147,22 +157,8 @@ class _LMU(torch.autograd.Function):
         memory, gates = _empty(from_x, (steps, batch, order), (steps, batch, width))
         hidden[0].zero_()
         u, from_h = from_x.new_empty(2, batch), None if kernel_h is None else from_x.new_empty(batch, width)
-        turned = None if kernel_h is None else kernel_h.mT, kernel_m.mT, A.mT
-        share(
-            _lmu_advance,
-            from_x,
-            written,
-            *turned,
-            B,
-            write_h,
-            write_m,
-            hidden,
-            memory,
-            gates,
-            u,
-            from_h,
-            shares=split(batch),
-        )
+        turned = _Weights(None if kernel_h is None else kernel_h.mT, kernel_m.mT, A.mT, B, write_h)
+        share(_lmu_advance, from_x, written, turned, write_m, hidden, memory, gates, u, from_h, shares=split(batch))
         ctx.save_for_backward(*inputs, hidden, memory, gates)
         return hidden[1:].transpose(0, 1)
 
@@ -176,7 +172,8 @@ class _LMU(torch.autograd.Function):
         (grad_x,), grad_written = _empty(from_x, from_x.shape), from_x.new_empty(from_x.shape[:2])
         grad_h, grad_m, by_kernel = from_x.new_zeros(batch, len(write_h)), *from_x.new_zeros(2, batch, order)
         from_h = None if kernel_h is None else torch.zeros_like(grad_h)
-        arrays = kernel_h, kernel_m, A, B, write_h, write_m, hidden, memory, gates, grad_hidden
+        weights = _Weights(kernel_h, kernel_m, A, B, write_h)
+        arrays = weights, write_m, hidden, memory, gates, grad_hidden
         share(_lmu_retreat, *arrays, grad_h, from_h, grad_m, by_kernel, grad_x, grad_written, shares=split(batch))
         if not any(ctx.needs_input_grad[2:]):
             return None, grad_x, *[None] * 7
@@ -188,9 +185,9 @@ class _LMU(torch.autograd.Function):
 
 
 @loop
-def _lmu_advance(
-    from_x, written, kernel_h, kernel_m, A, B, write_h, write_m, hidden, memory, gates, u, from_h, begin, end
-):
+def _lmu_advance(from_x, written, turned, write_m, hidden, memory, gates, u, from_h, begin, end):
+    """`turned` are the weights, of matrices the transposes."""
+    kernel_h, kernel_m, A, B, write_h = turned
     steps, order, size = len(gates), len(B), hidden.shape[2]
     gated = from_x.shape[2] > size
     for t in range(len(from_x)):
@@ -214,7 +211,7 @@ def _lmu_advance(
                 for n in range(order):
                     m[n] = B[n] * entered
         product(memory[k, begin:end], kernel_m, gates[k, begin:end])
-        if kernel_h is not None:
+        if from_h is not None:
             product(hidden[t, begin:end], kernel_h, from_h[begin:end])
             for b in range(begin, end):
                 z, z_h = gates[k, b], from_h[b]
@@ -239,17 +236,18 @@ def _lmu_advance(
 
 @loop
 def _lmu_retreat(
-    kernel_h, kernel_m, A, B, write_h, write_m, hidden, memory, gates, grad_hidden,
+    weights, write_m, hidden, memory, gates, grad_hidden,
     grad_h, from_h, grad_m, by_kernel, grad_x, grad_written, begin, end,
 ):  # fmt: skip
     """`grad_m` is the gradient of the memory after a step, of what comes after that."""
+    kernel_h, kernel_m, A, B, write_h = weights
     length, order, size = len(gates), len(B), hidden.shape[2]
     gated = gates.shape[2] > size
     for t in range(length - 1, -1, -1):
         for b in range(begin, end):
             _lmu_adjoint(gates[t, b], hidden[t, b], grad_hidden[b, t], grad_h[b], grad_x[t, b], gated)
         product(grad_x[t, begin:end], kernel_m, by_kernel[begin:end])
-        if kernel_h is not None:
+        if from_h is not None:
             product(grad_x[t, begin:end], kernel_h, from_h[begin:end])
         for b in range(begin, end):
             for n in range(order):
@@ -260,7 +258,7 @@ def _lmu_retreat(
             entered = grad_written[t, b]
             for i in range(size):
                 grad_h[b, i] += write_h[i] * entered
-            if kernel_h is not None:
+            if from_h is not None:
                 for i in range(size):
                     grad_h[b, i] += from_h[b, i]
             if write_m is not None:

@@ -67,8 +67,8 @@ def loop(function: Callable, **options: Any) -> Any:
 
 def share(function: Callable, *inputs: Any, shares: Sequence[Sequence[int]]) -> list[Any]:
     """Call function(*inputs, begin, end) in a thread for each share of the samples, and return what each has returned.
-    Tensors reach it as arrays."""
-    arrays = [v.detach().contiguous().numpy() if isinstance(v, torch.Tensor) else v for v in inputs]
+    Tensors reach it as arrays, those in a NamedTuple too."""
+    arrays = [_array(value) for value in inputs]
     results: list[Any] = [None] * len(shares)
 
     def work(k: int) -> None:
@@ -77,6 +77,12 @@ def share(function: Callable, *inputs: Any, shares: Sequence[Sequence[int]]) -> 
 
     side_by_side(work, len(shares))
     return results
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return value._make(map(_array, value))  # type: ignore[attr-defined]
+    return value.detach().contiguous().numpy() if isinstance(value, torch.Tensor) else value
 
 
 def split(batch: int, threads: int | None = None) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ thread, and stays in the processor's cache.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,21 @@ from hippo.kernels.gated.steps import LegSSteps
 from hippo.kernels.legs.cpu import numbers
 
 _SPAN = 8  # steps whose products for the gradient of the weights are done as one
+
+
+class _Memory(NamedTuple):
+    """What the loops compute a step of the memory with: dt/t (L − 1, B), alpha, n and √(2n+1) (N + 1,), all of one
+    dtype."""
+
+    step: Any
+    alpha: Any
+    n: Any
+    root: Any
+
+    @classmethod
+    def of(cls, steps: LegSSteps) -> "_Memory":
+        alpha = torch.tensor(steps.alpha, dtype=steps.step.dtype, device="cpu").numpy()[()]
+        return cls(steps.step, alpha, *numbers(steps.order, steps.step.dtype))
 
 
 def gated(x: Tensor, weight: Tensor, written_x: Tensor, write: Tensor, steps: LegSSteps) -> Sequence[Tensor]:
@@ -83,7 +98,7 @@ def _forward(
     hidden = buffers.empty((length + 1) * batch * size, x).view(length + 1, batch, size)
     hidden[0].zero_()
     shares = split(batch)
-    share(_advance, x, weight.mT, written, write, *_numbers(steps), read, gates, hidden, shares=shares)
+    share(_advance, x, weight.mT, written, write, _Memory.of(steps), read, gates, hidden, shares=shares)
     return read, gates, hidden, torch.tensor(len(shares), device="cpu")
 
 
@@ -107,22 +122,16 @@ def _backward(
     number = torch.full((length,), -1)
     number[present] = torch.arange(len(present))
     grad_x, grad_written = gates.new_zeros(length, batch, channels), gates.new_zeros(length, batch)
-    arrays = grads, number, weight, write, *_numbers(steps), read, gates, hidden
+    arrays = grads, number, weight, write, _Memory.of(steps), read, gates, hidden
     parts = share(_retreat, *arrays, grad_x, grad_written, shares=shares)
     grad_weight, grad_write = (torch.from_numpy(sum(part)) for part in zip(*parts, strict=True))
     return grad_x, grad_weight, grad_written, grad_write
 
 
-def _numbers(steps: LegSSteps) -> tuple[Any, ...]:
-    """Return what the loops compute a step of the memory with: dt/t (L − 1, B), alpha, n and √(2n+1)."""
-    alpha = torch.tensor(steps.alpha, dtype=steps.step.dtype, device="cpu").numpy()[()]
-    return steps.step, alpha, *numbers(steps.order, steps.step.dtype)
-
-
 @loop
-def _advance(x, weight, written, write, step, alpha, ns, roots, read, gates, hidden, begin, end):
+def _advance(x, weight, written, write, memory, read, gates, hidden, begin, end):
     """All steps for the samples from `begin` to `end`; c holds their coefficients, (N, B)."""
-    order, count, steps = len(ns) - 1, end - begin, len(gates)
+    order, count, steps = len(memory.n) - 1, end - begin, len(gates)
     c, u = np.zeros((order, count), read.dtype), np.empty(count, read.dtype)
     carried = np.empty_like(u)
     for t in range(len(x)):
@@ -133,18 +142,19 @@ def _advance(x, weight, written, write, step, alpha, ns, roots, read, gates, hid
         for b in range(count):
             u[b] += now[b]
         if t > 0:
-            _step_memory(c, u, step[t - 1, begin:end], alpha, ns, roots, carried)
+            _step_memory(c, u, memory, memory.step[t - 1, begin:end], carried)
         else:
             _copy(u, c[0])
-        _write_rows(c, x[t, begin:end], ns[1], rows)
+        _write_rows(c, x[t, begin:end], memory.n[1], rows)
         product(rows, weight, gates[k, begin:end])
         for b in range(begin, end):
             _update_state(gates[k, b], hidden[t, b], hidden[t + 1, b])
 
 
 @loop
-def _step_memory(c, u, step, alpha, ns, roots, carried):
+def _step_memory(c, u, memory, step, carried):
     """`hippo.kernels.legs.naive.legs_step`; `carried` is W_n."""
+    alpha, ns, roots = memory.alpha, memory.n, memory.root
     one, y = ns[1], c[0]
     for b in range(len(y)):
         d = step[b]
@@ -191,16 +201,14 @@ def _update_state(z, past, after):
 
 
 @loop
-def _retreat(
-    grads, number, weight, write, step, alpha, ns, roots, read, gates, hidden, grad_x, grad_written, begin, end
-):
+def _retreat(grads, number, weight, write, memory, read, gates, hidden, grad_x, grad_written, begin, end):
     """Back through all steps, for the samples from `begin` to `end`. What comes to the state of step t from outside is
     grads[number[t]], or nothing where that is below 0.
 
     Returns:
         What these samples contribute to the gradients of weight and write.
     """
-    order, count, size, channels = len(ns) - 1, end - begin, len(write), grad_x.shape[2]
+    order, count, size, channels = len(memory.n) - 1, end - begin, len(write), grad_x.shape[2]
     (doubled, width), kind = weight.shape, read.dtype
     grad_weight, grad_write = np.zeros((doubled, width), kind), np.zeros(size, kind)
     grad_h, grad_c, grad_u = np.zeros((count, size), kind), np.zeros((order, count), kind), np.zeros(count, kind)
@@ -220,7 +228,7 @@ def _retreat(
             _add(grad_weight.reshape(-1), of_span.reshape(-1))
         _add_rows(grad_c, grad_read)
         if t > 0:
-            _step_memory_adjoint(grad_c, grad_u, step[t - 1, begin:end], alpha, ns, roots, carried)
+            _step_memory_adjoint(grad_c, grad_u, memory, memory.step[t - 1, begin:end], carried)
         else:
             _copy(grad_c[0], grad_u)
         for b in range(count):
@@ -272,8 +280,9 @@ def _add_rows(c, rows):
 
 
 @loop
-def _step_memory_adjoint(grad_c, grad_u, step, alpha, ns, roots, carried):
+def _step_memory_adjoint(grad_c, grad_u, memory, step, carried):
     """grad_c ← Āᵀ grad_c, and grad_u ← B̄ᵀ of what it was."""
+    alpha, ns, roots = memory.alpha, memory.n, memory.root
     one, order = ns[1], len(grad_c)
     carried[:] = 0
     for down in range(1, order):
