@@ -491,7 +491,9 @@ class HiPPO(nn.Module):
             relative = schedule.relative_steps(gaps, times)
             if first:
                 relative = relative[1:]
-                yield Filling(torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
+                legs = isinstance(self.measure, LegS)  # whose first polynomial is 1
+                past = torch.eye(1, self.order)[0] if legs else transitions.constant_past(self.measure, self.order)
+                yield Filling(past.to(like))
             if isinstance(self.measure, LegS):
                 yield from (transitions.dilation(self.order, step, like.dtype) for step in relative)
             else:

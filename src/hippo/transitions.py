@@ -95,8 +95,7 @@ def translated(
 
 @functools.lru_cache(maxsize=16)
 def constant_past(measure: Measure, order: int) -> Tensor:
-    """Return the coefficients (N,) of a translated measure for a past that has been 1 for ever, where A c + B = 0, in
-    float64."""
+    """Return the coefficients (N,) for a past that has been 1 for ever, where A c + B = 0, in float64."""
     with torch.inference_mode(False), torch.device("cpu"):
         A, B = measure.dynamics(order)
         return -(torch.linalg.pinv(A) @ B)
