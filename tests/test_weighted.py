@@ -70,7 +70,14 @@ def test_polynomials_of_high_degree_are_orthonormal(begin, now, density):
 
 
 @pytest.mark.parametrize(
-    "measure", [Scaled(density=recent), Scaled(begin=1.0), Sliding(2.0, density=two), Sliding(2.0, 1.0)]
+    "measure",
+    [
+        Scaled(density=recent),
+        Scaled(begin=1.0),
+        Scaled(density=two, tilted=True),
+        Sliding(2.0, density=two),
+        Sliding(2.0, 1.0),
+    ],
 )
 def test_basis_and_weight_belong_to_each_other(measure):
     oldest, newest = measure.window(7.0)
@@ -83,8 +90,15 @@ def test_basis_and_weight_belong_to_each_other(measure):
 
 @pytest.mark.parametrize(
     "measure",
-    [Scaled(begin=1.5), Scaled(density=recent), Sliding(2.0, density=two), Sliding(2.0, 1.0)],
-    ids=["power", "recent", "two", "ramp"],
+    [
+        Scaled(begin=1.5),
+        Scaled(density=recent),
+        Scaled(density=two, tilted=True),
+        Scaled(1.5, two, tilted=True),
+        Sliding(2.0, density=two),
+        Sliding(2.0, 1.0),
+    ],
+    ids=["power", "recent", "tilted", "tilted power", "two", "ramp"],
 )
 def test_the_ode_keeps_the_projection(measure):
     """From the exact coefficients at time 3 to those at time 4, of a smooth signal, with N = 24."""

@@ -9,6 +9,13 @@ past, and dc/dt = (A c + B f)/θ where it is the last θ. Integration by parts g
 where a window's f(t − θ) is read from the memory itself, the one approximation made. For all the past the system is
 closed if s^k p_m' ω' lies in the span of the first N functions p_n ω, as for ω = s^a: then every coefficient is exact.
 Else A is a Galerkin truncation, and `leak` says how much of the dynamics it leaves out.
+
+A *tilted* memory of all the past has c_n = ∫ f p_n ds instead and reads f as Σ c_n p_n ω, the best approximation under
+1/ω (ibid., tilted by χ = ω). Its functions are polynomials whatever ω is, so it is closed for every weight:
+
+    A_nm = −δ_nm − ∫ s p_n' p_m ω ds,   B_n = p_n(1).
+
+What it reads vanishes where ω does. (A tilted window would read f(t − θ) so, and be wrong there: there is none.)
 """
 
 import functools
@@ -169,6 +176,7 @@ class Scaled(Measure):
     Args:
         begin: Exponent a > −1 at the window's beginning.
         density: Smooth and at least 0 on [0, 1], and above 0 at 1, the present. Vectorized, of NumPy arrays.
+        tilted: Whether the memory is the tilted one, optimal under 1/ω.
 
     Raises:
         ValueError: If the weight is none, or weighs the present at 0, so that the memory would learn nothing.
@@ -177,6 +185,7 @@ class Scaled(Measure):
     scale_invariant: ClassVar[bool] = True
     begin: float = 0.0
     density: Density = uniform
+    tilted: bool = False
 
     def __post_init__(self) -> None:
         _check_present(self.density)
@@ -184,6 +193,9 @@ class Scaled(Measure):
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
         found = orthonormal(self.density, self.begin, 0.0, order)
+        if self.tilted:
+            A = -np.eye(order) - _moved(found, order, order, power=1).T
+            return torch.from_numpy(A), torch.from_numpy(found.values(np.ones(()))[:order].copy())
         A, B = _by_parts(found, order, power=1, present=float(self.density(np.ones(1))[0]) / found.total)
         if self.density is uniform:  # exactly closed: what stands above the diagonal is rounding
             A = np.tril(A)
@@ -191,6 +203,8 @@ class Scaled(Measure):
 
     def leak(self, order: int) -> float:
         """Return which share of the dynamics leads out of the first N coefficients, from 0 (a closed system) to 1."""
+        if self.tilted:
+            return 0.0
         found = orthonormal(self.density, self.begin, 0.0, 2 * order)
         return _leak(found, order, power=1, present=float(self.density(np.ones(1))[0]) / found.total, oldest=0.0)
 
@@ -198,10 +212,13 @@ class Scaled(Measure):
         return 0.0, now
 
     def basis(self, order: int, times: Tensor, now: float) -> Tensor:
-        return _values(orthonormal(self.density, self.begin, 0.0, order), order, times / now)
+        values = _values(orthonormal(self.density, self.begin, 0.0, order), order, times / now)
+        return values * _weight(self.density, self.begin, 0.0, times / now).unsqueeze(-1) if self.tilted else values
 
     def weight(self, times: Tensor, now: float) -> Tensor:
-        return _weight(self.density, self.begin, 0.0, times / now) / now
+        """The density of μ: normalized, but for the tilted memory's 1/ω."""
+        density = _weight(self.density, self.begin, 0.0, times / now)
+        return (1 / density if self.tilted else density) / now
 
 
 @dataclass(frozen=True)
