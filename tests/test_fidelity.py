@@ -1,0 +1,76 @@
+"""What a memory keeps of a signal: against closed forms and against what it reads back."""
+
+import math
+
+import pytest
+import torch
+
+from hippo import HiPPO
+from hippo.fidelity import best, missed, order_for
+from hippo.measures import FouT, LegS, LegT
+from hippo.weighted import Scaled
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def ramp(length):
+    return torch.arange(1, length + 1).unsqueeze(0) / length
+
+
+def test_powers_of_time_take_as_many_coefficients_as_they_have():
+    """Of s², 15/16 of the variance is in the first two polynomials: 4/45 in all, 1/12 in s."""
+    shares = best(LegS(), 5, ramp(4000) ** 2)[0]
+    expected = torch.tensor([1.0, 1 - 15 / 16, 0.0, 0.0, 0.0])
+    assert (shares - expected).abs().max() < 1 / 4000  # for which the signal is held from sample to sample
+    assert order_for(LegS(), ramp(4000) ** 2, miss=0.05) == 3
+    assert order_for(LegS(), ramp(4000) ** 2, miss=0.07) == 2
+    assert order_for(LegS(), torch.randn(1, 4000), most=16) is None
+
+
+def test_a_wave_takes_its_pair_of_a_fourier_series():
+    t = torch.arange(1, 3001) / 3000
+    signal = torch.stack([torch.cos(2 * math.pi * 5 * t), torch.sin(2 * math.pi * 2 * t)], dim=-1).unsqueeze(0)
+    shares = best(FouT(1.0), 13, signal, t.unsqueeze(0))
+    assert shares.shape == (1, 2, 13)
+    assert (shares[0, 0, :9] - 1).abs().max() < 1e-3
+    assert shares[0, 0, 10:].abs().max() < 1e-3
+    assert (shares[0, 1, :3] - 1).abs().max() < 1e-3
+    assert shares[0, 1, 4:].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("measure", [LegS(), LegT(300.0), Scaled(begin=1.0)], ids=["LegS", "LegT", "power"])
+def test_a_memory_misses_what_its_coefficients_cannot_hold_and_what_its_steps_add(measure):
+    t = torch.arange(1, 1001)
+    signal = torch.stack([torch.sin(t / 60), torch.cos(t / 25)], dim=-1).unsqueeze(0)
+    for order, most in ((4, 1.6), (40, 0.01)):
+        memory = HiPPO(measure, order, "zoh")
+        share, least = missed(memory, signal), best(measure, order, signal)[..., -1]
+        assert share.shape == (1, 2)
+        assert (share >= least - 1e-4).all()
+        assert (share < most).all()
+    oldest, newest = measure.window(1000.0)
+    state = memory.remember(signal)
+    times = torch.linspace(oldest, newest, 4000)[1:-1]
+    read = memory.reconstruct(state.coefficients, times, now=1000.0)[0]
+    exact = signal[0, (times.ceil().long() - 1).clamp(0, 999)].mT
+    w = measure.weight(times, 1000.0)
+    mean = (w * exact).sum(-1, keepdim=True) / w.sum()
+    by_hand = (w * (read - exact) ** 2).sum(-1) / (w * (exact - mean) ** 2).sum(-1)
+    torch.testing.assert_close(share[0], by_hand, rtol=0.05, atol=1e-5)
+
+
+def test_time_is_that_of_the_timestamps():
+    """The second half of the samples is one hundredth of the time, and a constant."""
+    times = torch.cat([torch.arange(1, 101) * 1.0, 100 + torch.arange(1, 101) / 100]).unsqueeze(0)
+    signal = torch.cat([torch.arange(1, 101) / 100, torch.ones(100)]).unsqueeze(0)
+    assert best(LegS(), 2, signal, times)[0, 1] < 1e-2 < best(LegS(), 2, signal)[0, 1]
+    assert missed(HiPPO("legs", 2), signal, times)[0] < 2e-2
+
+
+def test_a_constant_has_no_share_and_a_window_of_one_sample_is_refused():
+    assert torch.isnan(best(LegS(), 2, torch.ones(1, 9))).all()
+    assert order_for(LegS(), torch.ones(1, 9), most=4) == 1
+    with pytest.raises(ValueError, match="fewer than two samples"):
+        best(LegT(0.5), 2, torch.randn(1, 9))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        order_for(LegS(), torch.randn(1, 9), miss=2.0)
