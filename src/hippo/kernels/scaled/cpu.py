@@ -8,8 +8,8 @@ coefficients are made again from those kept every `_SPAN` samples.
 Each innermost loop writes one row only, as in `hippo.kernels.stepwise.cpu`.
 
 With B = 50, L = 784, H = 64, N = 32, float32 and one thread of a Xeon with AVX-512, the forward pass takes 0.03 s and
-the backward pass 0.1 s; with exact steps 0.08 and 0.14. Products with matrices for blocks of 28 samples, made beforehand,
-take 0.047 s forward by either rule, and serve only where all sequences share their steps.
+the backward pass 0.1 s; with exact steps 0.08 and 0.14. Products with matrices for blocks of 28 samples, made
+beforehand, take 0.047 s forward by either rule, and serve only where all sequences share their steps.
 """
 
 from typing import Any
