@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hippo.mixers import LMU, LRU, RTF, S4, S4D, S5, TimeInvariant, by_steps, uniform
+from hippo.mixers import LMU, LRU, RTF, S4, S4D, S5, ScaleConvolution, TimeInvariant, by_steps, uniform
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -20,6 +20,9 @@ MIXERS = {
     "rtf-beyond-its-length": lambda features: RTF(features, state_size=5, length=13),
     "s4-legs": lambda features: S4(features, state_size=6, length=32),
     "s4-legt": lambda features: S4(features, state_size=6, measure="legt", length=32),
+    "scale": lambda features: ScaleConvolution(features, order=6),
+    "scale-zoh-recent": lambda features: ScaleConvolution(features, order=6, power=0.7, discretization="zoh"),
+    "scale-dense": lambda features: ScaleConvolution(features, order=6, power=0.7, channels=2),
     "s4-fout": lambda features: S4(features, state_size=6, measure="fout", length=15),
 }
 every_mixer = pytest.mark.parametrize("make", MIXERS.values(), ids=MIXERS.keys())
@@ -78,8 +81,9 @@ def test_the_kernel_is_the_response_to_an_impulse_where_features_do_not_mix(make
     mixer, impulse = make(4), torch.zeros(1, 30, 4)
     impulse[:, 0, 0] = 1.0
     reached = by_steps(mixer, impulse, None)[0][0].abs().amax(0) > 0
-    assert reached.tolist() == [True, *[not isinstance(mixer, TimeInvariant)] * 3]
-    if not isinstance(mixer, TimeInvariant):  # a kernel for each feature would not be enough
+    own = isinstance(mixer, TimeInvariant) or (isinstance(mixer, ScaleConvolution) and mixer.write is None)
+    assert reached.tolist() == [True, *[not own] * 3]
+    if not isinstance(mixer, TimeInvariant):  # a kernel for each feature, and for all times, would not be enough
         return
     impulse[:, 0] = 1.0
     for rate in [1.0] + [2.5] * mixer.takes_rate:

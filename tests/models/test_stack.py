@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hippo.mixers import LRU, RTF, S4D
+from hippo.mixers import LRU, RTF, S4D, ScaleConvolution
 from hippo.models import Stack
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -16,6 +16,7 @@ LAYERS = {
     "s4d": partial(S4D, state_size=6),
     "lru": partial(LRU, state_size=5),
     "rtf": partial(RTF, state_size=3, length=16),
+    "scale": partial(ScaleConvolution, order=5, discretization="zoh"),
 }
 every_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
 SHAPES = [
@@ -23,6 +24,7 @@ SHAPES = [
     {"norm": "batch", "pooling": "last"},
     {"prenorm": False, "mix": "none"},
     {"norm": "batch", "prenorm": False, "pooling": "last"},
+    {"pooling": "time"},
 ]
 every_shape = pytest.mark.parametrize("settings", SHAPES, ids=lambda settings: "-".join(settings) or "default")
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}

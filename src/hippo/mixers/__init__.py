@@ -11,6 +11,7 @@ from hippo.mixers.rwkv7 import RWKV7
 from hippo.mixers.s4 import S4
 from hippo.mixers.s4d import S4D
 from hippo.mixers.s5 import S5
+from hippo.mixers.scale import ScaleConvolution
 
 __all__ = [
     "LMU",
@@ -24,6 +25,7 @@ __all__ = [
     "Mamba2",
     "Mixer",
     "RetNet",
+    "ScaleConvolution",
     "TimeInvariant",
     "by_steps",
     "uniform",

@@ -15,14 +15,14 @@ class StackState(NamedTuple):
 
     Attributes:
         mixers: The states of the mixers.
-        total: Sum of the outputs of all steps so far (B, H); of the last one alone where the pooling is "last".
-        count: Steps so far.
+        total: Weighted sum of the outputs of all steps so far (B, H); the last one alone where the pooling is "last".
+        weight: Sum of the weights (B,).
         time: Timestamp of the last step (B,), or None where there are none.
     """
 
     mixers: tuple[Any, ...]
     total: Tensor
-    count: int
+    weight: Tensor
     time: Tensor | None
 
 
@@ -43,7 +43,8 @@ class Stack(SequenceModel):
         mix: "glu" is the block above; "none" leaves out what follows the mixer up to the sum, for mixers that mix
             channels themselves.
         dropout: Fraction of the features left out, the same at all steps of a sequence.
-        pooling: "mean" over the valid steps, or the "last" of them.
+        pooling: "mean" over the valid steps, or the "last" of them, or the mean over "time", in which each step has the
+            gap before it as its weight, and the first that of the second. Without timestamps it is the mean over steps.
         unit: Time that counts as one step, in the unit of the timestamps.
         rate: Factor on every time step, to tell the model of a sampling rate other than in training: 2 where samples
             are twice as far apart. It multiplies what timestamps say. May be set later.
@@ -63,7 +64,7 @@ class Stack(SequenceModel):
         prenorm: bool = True,
         mix: Literal["glu", "none"] = "glu",
         dropout: float = 0.0,
-        pooling: Literal["mean", "last"] = "mean",
+        pooling: Literal["mean", "last", "time"] = "mean",
         unit: float = 1.0,
         rate: float = 1.0,
         dynamics_lr: float = 1.0,
@@ -74,7 +75,7 @@ class Stack(SequenceModel):
         for name, value, known in (
             ("norm", norm, ("layer", "batch")),
             ("mix", mix, ("glu", "none")),
-            ("pooling", pooling, ("mean", "last")),
+            ("pooling", pooling, ("mean", "last", "time")),
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(known)}")
@@ -108,6 +109,9 @@ class Stack(SequenceModel):
         z, _ = self._run(x, rate, lengths, None)
         if self.pooling == "last":
             return z[:, -1] if lengths is None else z[torch.arange(len(z), device=z.device), lengths - 1]
+        if self.pooling == "time" and isinstance(rate, Tensor):
+            valid = None if lengths is None else _valid(z, lengths)
+            return _mean_over_time(z, rate, valid, None)[0]
         if lengths is None:
             return z.mean(1)
         return z.masked_fill(~_valid(z, lengths).unsqueeze(-1), 0.0).sum(1) / lengths.unsqueeze(1)
@@ -138,13 +142,11 @@ class Stack(SequenceModel):
             raise ValueError("timestamps go with all chunks of a sequence or with none")
         before = None if state is None else state.time
         mixers = tuple(m.initial_state(len(x), x) for m in self.mixers) if state is None else state.mixers
-        z, mixers = self._run(x, self._rates(x, timestamps, before), None, mixers)
-        count = x.shape[1] + (0 if state is None else state.count)
+        rate = self._rates(x, timestamps, before)
+        z, mixers = self._run(x, rate, None, mixers)
         time = timestamps[:, -1] if timestamps is not None and self.uses_timestamps else None
-        if self.pooling == "last":
-            return z[:, -1], StackState(mixers, z[:, -1], count, time)
-        total = z.sum(1) if state is None else state.total + z.sum(1)
-        return total / count, StackState(mixers, total, count, time)
+        features, total, weight = self._pool(z, rate, state)
+        return features, StackState(mixers, total, weight, time)
 
     def step(
         self, x: Tensor, state: StackState | None = None, timestamps: Tensor | None = None
@@ -164,11 +166,20 @@ class Stack(SequenceModel):
         for block, mixer_state in zip(self.blocks, mixers, strict=True):
             z, mixer_state = cast(_Block, block).step(z, mixer_state, rate)
             states.append(mixer_state)
-        z = self.norm(z)
-        count = 1 + (0 if state is None else state.count)
-        total = z if state is None or self.pooling == "last" else state.total + z
-        features = total if self.pooling == "last" else total / count
-        return features, StackState(tuple(states), total, count, timestamps)
+        gaps = rate.unsqueeze(1) if isinstance(rate, Tensor) else rate
+        features, total, weight = self._pool(self.norm(z).unsqueeze(1), gaps, state)
+        return features, StackState(tuple(states), total, weight, timestamps)
+
+    def _pool(self, z: Tensor, rate: float | Tensor, state: StackState | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the features after outputs z (B, L, H) and those before, and the total and weight to carry on with."""
+        if self.pooling == "last":
+            return z[:, -1], z[:, -1], z.new_ones(len(z))
+        if self.pooling == "time" and isinstance(rate, Tensor):
+            return _mean_over_time(z, rate, None, state)
+        total, weight = z.sum(1), z.new_full((len(z),), z.shape[1])
+        if state is not None:
+            total, weight = state.total + total, state.weight + weight
+        return total / weight.unsqueeze(1), total, weight
 
     def _run(
         self, x: Tensor, rate: float | Tensor, lengths: Tensor | None, states: tuple[Any, ...] | None
@@ -253,3 +264,26 @@ class _Norm(nn.Module):
 def _valid(x: Tensor, lengths: Tensor) -> Tensor:
     """Return which steps lie within the lengths (B,), (B, L)."""
     return torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)
+
+
+def _mean_over_time(
+    z: Tensor, gaps: Tensor, valid: Tensor | None, state: StackState | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean of outputs z (B, L, H) with the gaps before them as weights, the total and the sum of weights.
+
+    The first output has the weight of the next one that has any. Before that comes, the sum of weights is 0, and the
+    total stands for the first output.
+    """
+    if state is None:
+        total, weight = z[:, 0], gaps.new_zeros(len(z))
+        gaps = torch.cat([torch.zeros_like(gaps[:, :1]), gaps[:, 1:]], dim=1)
+    else:
+        total, weight = state.total, state.weight
+    if valid is not None:
+        gaps, z = gaps * valid, z.masked_fill(~valid.unsqueeze(-1), 0.0)
+    next_gap = gaps.gather(1, (gaps > 0).to(torch.uint8).argmax(1, keepdim=True)).squeeze(1)
+    before = torch.where(weight > 0, weight, next_gap)
+    scale = torch.where((weight > 0) | (next_gap == 0), 1.0, next_gap)
+    total = total * scale.unsqueeze(1).to(z) + (gaps.unsqueeze(1).to(z) @ z).squeeze(1)
+    weight = before + gaps.sum(1)
+    return total / torch.where(weight > 0, weight, 1.0).unsqueeze(1).to(z), total, weight
