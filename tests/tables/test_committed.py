@@ -81,7 +81,8 @@ def test_trajectories_are_the_papers():
     table, filled = every()["trajectories"]
     assert [row.label for row in table.rows.values()] == [
         *(f"{name}{unit}" for name in ("LSTM", "GRU", "GRU-D", "ODE-RNN", "Neural CDE", "LMU")
-          for unit in ("", ", time in seconds")), "HiPPO-LegS", "LegS memory, linear read-out", "LegS layers without feedback",
+          for unit in ("", ", time in seconds")), "HiPPO-LegS", "LegS memory, linear read-out",
+        "LegS layers without feedback",
     ]  # fmt: skip
     assert len(table.columns) == 7
     assert table.rows["legs"].reported["rate_up"] == (88.8, "third-hand")
