@@ -63,7 +63,7 @@ def test_what_a_model_needs_on_a_dataset_comes_with_the_two_and_gives_way_to_the
 
 
 def test_an_lmu_on_permuted_mnist_has_the_settings_that_train(compose):
-    for experiment, hidden in (("pmnist", 512), ("pmnist_small", 128)):
+    for experiment, hidden in (("pmnist", 512), ("pmnist_short", 256)):
         values = check(compose(f"experiment={experiment}", "model=lmu"))
         assert values["name"] == f"{experiment}_lmu"
         assert (values["optimizer"]["lr"], values["trainer"]["gradient_clip_val"]) == (3e-4, 1)

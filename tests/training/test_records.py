@@ -150,7 +150,7 @@ def test_a_setting_that_older_records_lack_neither_renames_them_nor_lets_them_st
     (model, added), *_ = records.ADDED.items()
     ((key, before),) = added.items()
     assert (model, key, before) == ("hippo.models.ExpRNN", "base", "initial")
-    overrides = "experiment=pmnist_small", "model=exprnn"
+    overrides = "experiment=pmnist", "model=exprnn", "model.hidden_size=128", "trainer.max_epochs=2"
     now, stated, unstated = (
         check(compose(*overrides, *more)) for more in ((), ("model.base=initial",), ("~model.base",))
     )
