@@ -31,7 +31,12 @@ def test_the_page_of_all_results_has_every_record_and_stays_small():
     assert len(page) < 3e6
 
 
-DONE = {"function_approximation": 4, "pmnist": 1, "pmnist_short": 1, "trajectories": 93}  # runs of tables that have records
+DONE = {
+    "function_approximation": 4,
+    "pmnist": 1,
+    "pmnist_short": 1,
+    "trajectories": 93,
+}  # runs of tables that have records
 
 
 @pytest.mark.parametrize("name", TABLES)
