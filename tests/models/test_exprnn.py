@@ -16,12 +16,12 @@ every_base = pytest.mark.parametrize("base", ["identity", "initial"])
 
 
 def distance_from_orthogonal(model):
-    W = model.recurrent.weight.detach()
+    W = model.recurrent().detach()
     return (W.mT @ W - torch.eye(len(W), dtype=W.dtype)).abs().max().item()
 
 
 def skew(model):
-    lower = model.recurrent.parametrizations.weight.original.detach().tril(-1)
+    lower = model.recurrent.lower.detach().tril(-1)
     return lower - lower.mT
 
 
@@ -29,7 +29,7 @@ def skew(model):
 @pytest.mark.parametrize("hidden", [1, 2, 7, 8])
 def test_the_recurrence_starts_as_rotations_of_planes(hidden, base):
     model = ExpRNN(3, hidden, base)
-    W = model.recurrent.weight.detach()
+    W = model.recurrent().detach()
     assert distance_from_orthogonal(model) < 1e-12
     blocks = torch.block_diag(*[torch.ones(2, 2)] * (hidden // 2), *[torch.ones(1, 1)] * (hidden % 2))
     assert (W[blocks == 0].abs() < 1e-12).all()
@@ -40,13 +40,13 @@ def test_both_bases_start_from_the_same_matrix():
     first = []
     for base in ("identity", "initial"):
         torch.manual_seed(0)
-        first.append(ExpRNN(1, 9, base).recurrent.weight.detach())
+        first.append(ExpRNN(1, 9, base).recurrent().detach())
     assert torch.equal(*first)
 
 
 def test_the_first_eigenvalues_are_distributed_as_published():
     """e^{±iφ} with φ = tan(θ/2) and θ uniform in [0, π/2]: P(φ ≤ a) = (4/π) arctan a."""
-    values = np.linalg.eigvals(ExpRNN(1, 400).recurrent.weight.detach().numpy())
+    values = np.linalg.eigvals(ExpRNN(1, 400).recurrent().detach().numpy())
     np.testing.assert_allclose(abs(values), 1, rtol=1e-12)
     angles = np.angle(values)
     np.testing.assert_allclose(np.sort(angles), np.sort(-angles), atol=1e-12)
@@ -61,7 +61,7 @@ def test_the_matrix_stays_orthogonal_in_training(base):
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         torch.manual_seed(0)
         model = ExpRNN(1, 32, base).to(dtype)
-        before = model.recurrent.weight.detach().clone()
+        before = model.recurrent().detach().clone()
         optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
         x, y = torch.randn(16, 10, 1, dtype=dtype), torch.randn(16, 32, dtype=dtype)
         losses = []
@@ -72,27 +72,27 @@ def test_the_matrix_stays_orthogonal_in_training(base):
             optimizer.step()
             losses.append(loss.item())
         assert distance_from_orthogonal(model) < tolerance
-        assert (model.recurrent.weight - before).abs().max() > 0.1
+        assert (model.recurrent() - before).abs().max() > 0.1
         assert losses[-1] < losses[0]
 
 
 @every_base
 def test_the_matrix_is_the_exponential_of_its_skew_parameters(relative_error, base):
     model = ExpRNN(1, 6, base)
-    first = model.recurrent.weight.detach().clone()
+    first = model.recurrent().detach().clone()
     with torch.no_grad():
-        model.recurrent.parametrizations.weight.original.normal_()
+        model.recurrent.lower.normal_()
     expected = torch.from_numpy(scipy.linalg.expm(skew(model).numpy()))
     expected = expected if base == "identity" else first @ expected
-    assert relative_error(model.recurrent.weight, expected) < 1e-12
+    assert relative_error(model.recurrent(), expected) < 1e-12
 
 
 @every_base
 def test_the_gradient_of_its_parameters_is_that_of_the_exponential(relative_error, base):
     """Through torch's own matrix exponential and the plain loop; and by scipy's Fréchet derivative, at Sᵀ."""
     model, x, y = ExpRNN(2, 7, base), torch.randn(3, 9, 2), torch.randn(3, 7)
-    original = model.recurrent.parametrizations.weight.original
-    first = torch.eye(7) if base == "identity" else model.recurrent.weight.detach().clone()
+    original = model.recurrent.lower
+    first = torch.eye(7) if base == "identity" else model.recurrent().detach().clone()
     with torch.no_grad():
         original.normal_().mul_(0.7)
     (found,) = torch.autograd.grad((model(x) * y).sum(), original)
@@ -125,7 +125,7 @@ def test_the_network_is_its_equation(relative_error):
     with torch.no_grad():
         model.threshold.normal_()
     for x_k in x.unbind(1):
-        z = x_k @ model.input.weight.mT + h @ model.recurrent.weight.mT
+        z = x_k @ model.input.weight.mT + h @ model.recurrent().mT
         h = torch.sign(z) * torch.clamp(z.abs() + model.threshold, min=0)
     assert relative_error(model(x), h) < 1e-13
 

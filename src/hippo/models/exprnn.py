@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
 
 from hippo.kernels import cells
 from hippo.models.base import SequenceModel
@@ -40,30 +39,46 @@ class ExpRNN(SequenceModel):
             raise ValueError(f"unknown base {base!r}; choose identity or initial")
         self.input = nn.Linear(input_size, hidden_size, bias=False)
         nn.init.kaiming_normal_(self.input.weight, nonlinearity="relu")
-        self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
+        torch.rand(hidden_size, hidden_size)  # drawn for nothing, so that a seed gives the weights of earlier records
         self.threshold = nn.Parameter(torch.empty(hidden_size).uniform_(-0.01, 0.01))
 
         u = torch.cos(torch.rand(hidden_size // 2) * math.pi / 2)
         s = torch.zeros(max(hidden_size - 1, 0))
         s[::2] = torch.sqrt((1 - u) / (1 + u))
         lower = torch.diag(s, -1) if hidden_size > 1 else torch.zeros(1, 1)
-        first = Exponential(None)
-        self.recurrent.weight.data = lower if base == "identity" else torch.zeros_like(lower)
-        register_parametrization(self.recurrent, "weight", first if base == "identity" else Exponential(first(lower)))
+        if base == "identity":
+            self.recurrent = Exponential(lower)
+        else:
+            self.recurrent = Exponential(torch.zeros_like(lower), Exponential(lower)().detach())
 
     def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
-        W: Any = self.recurrent.weight  # one matrix exponential a sequence
+        W = self.recurrent()  # one matrix exponential a sequence
         return cells.modrelu(self.input(x.transpose(0, 1)), W, self.threshold).transpose(0, 1)
 
 
 class Exponential(nn.Module):
-    """X (D, D) ↦ Q e^S, where S − below its diagonal X, above it −Xᵀ − is skew-symmetric, and Q is `base` or I."""
+    """The matrix Q e^S (D, D), where S − below its diagonal `lower`, above it −`lower`ᵀ − is skew-symmetric.
 
-    def __init__(self, base: Tensor | None) -> None:
+    Args:
+        lower: (D, D), learnt; what lies on and above its diagonal does not matter.
+        base: Q (D, D); the identity where None.
+    """
+
+    def __init__(self, lower: Tensor, base: Tensor | None = None) -> None:
         super().__init__()
+        self.lower = nn.Parameter(lower)
         self.register_buffer("base", base)
+        self.register_load_state_dict_pre_hook(_renamed)
 
-    def forward(self, X: Tensor) -> Tensor:
-        lower = X.tril(-1)
+    def forward(self) -> Tensor:
+        lower = self.lower.tril(-1)
         W = torch.linalg.matrix_exp(lower - lower.mT)
         return W if self.base is None else self.base @ W
+
+
+def _renamed(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Take a state from when this was a parametrization of `torch.nn.utils`, which cannot be pickled."""
+    earlier = f"{prefix}parametrizations.weight."
+    for old, new in (("original", "lower"), ("0.base", "base")):
+        if earlier + old in state:
+            state[prefix + new] = state.pop(earlier + old)

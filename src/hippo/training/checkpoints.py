@@ -89,7 +89,7 @@ def newest(folder: Path, module: pl.LightningModule) -> Path | None:
 
     Args:
         folder: The run's checkpoints.
-        module: What goes on.
+        module: What goes on. The weights of a checkpoint that is whole are loaded into it.
 
     Raises:
         ConfigError: If none is whole, or one that may be needed at the end is not: no work is done that could come to
@@ -123,8 +123,11 @@ def _resumable(path: Path, module: pl.LightningModule) -> dict[str, Any]:
         lacking = ["the history of its epochs"]
     if lacking:
         raise ConfigError(f"{path} lacks {', '.join(lacking)}; {_START_OVER}")
-    shapes, own = ({k: v.shape for k, v in state.items()} for state in (checkpoint["state_dict"], module.state_dict()))
-    if shapes != own:
+    states = checkpoint["state_dict"], module.state_dict()
+    try:
+        module.load_state_dict(states[0])  # which also knows what weights were called before
+    except RuntimeError as error:
+        shapes, own = ({k: v.shape for k, v in state.items()} for state in states)
         other = ", ".join(sorted(k for k in shapes | own if shapes.get(k) != own.get(k)))
-        raise ConfigError(f"{path} is of a model with other weights ({other}); {_START_OVER}")
+        raise ConfigError(f"{path} is of a model with other weights ({other}); {_START_OVER}") from error
     return checkpoint
