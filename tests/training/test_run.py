@@ -446,11 +446,15 @@ def test_two_processes_of_which_one_is_killed_leave_none_and_go_on_to_what_one_p
         assert time.monotonic() - killed < 15
         time.sleep(0.1)
     assert not list(tmp_path.glob("*/*/record.json"))
-    done = subprocess.run(two, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (path,) = tmp_path.glob("*/*/record.json")
-    record = records.read(path)
-    assert record["resumed"] == 1
+    whole = [argument.replace(str(tmp_path), str(tmp_path / "whole")) for argument in two]
+    for arguments in (two, whole):
+        done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    record, undisturbed = (records.read(*folder.glob("*/*/record.json")) for folder in (tmp_path, tmp_path / "whole"))
+    assert [record["resumed"], undisturbed["resumed"]] == [1, 0]
+    metrics = [{k: v for k, v in epoch.items() if "seconds" not in k} for epoch in record["history"]]
+    assert metrics == [{k: v for k, v in epoch.items() if "seconds" not in k} for epoch in undisturbed["history"]]
+    assert record["metrics"] == undisturbed["metrics"]
     assert record["processes"] == 2
     assert record["id"] == alone["id"]
     assert sum(map(sum, record["confusion"])) == 270
