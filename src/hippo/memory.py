@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hippo import measures, schedule, transitions
+from hippo.constants import constant
 from hippo.kernels import legs, lti
 from hippo.kernels.common import gpus
 from hippo.kernels.gated.steps import LegSSteps, LTIStep
@@ -349,6 +350,8 @@ class HiPPO(nn.Module):
 
     def _check_clock(self, timestamps: Tensor, first: bool) -> None:
         """Refuse a clock that began long before the signal, as that of Unix did, where it would spoil the memory."""
+        if torch.compiler.is_exporting():
+            return
         begin, end = timestamps[:, 0], timestamps[:, -1]
         span, intervals = end - begin, timestamps.shape[1] - 1
         remedy = "let time begin with the signal: timestamps - timestamps[:, :1], in float64"
@@ -523,7 +526,7 @@ class HiPPO(nn.Module):
         return transitions.translated(self.measure, self.order, self.discretization, gap, like.dtype, like.device)
 
 
-@functools.lru_cache(maxsize=4)
+@constant(maxsize=4)
 def _lti_step(
     measure: Measure, order: int, discretization: str | float, dtype: torch.dtype, device: torch.device
 ) -> LTIStep:
@@ -548,7 +551,7 @@ def _accumulable(signal: Tensor) -> Tensor:
 
 
 def _check_finite(signal: Tensor) -> None:
-    if not torch.isfinite(signal).all():
+    if not torch.compiler.is_exporting() and not torch.isfinite(signal).all():
         raise ValueError(
             f"signal must hold finite floating-point numbers; this one is {signal.dtype} with NaN or infinity, to be "
             "masked or filled in"

@@ -1,6 +1,5 @@
 """A memory's step as a matrix, c ↦ Ā c + B̄ f, and those matrices that are kept from one signal to the next."""
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hippo import discretize
+from hippo.constants import constant
 from hippo.kernels import lti
 from hippo.measures import LegS, Measure
 
@@ -78,7 +78,7 @@ def scaled(A: Tensor, B: Tensor, discretization: str | float, step: Tensor, like
     return Transition(A_bar, B_bar) if like is None else Transition(A_bar.to(like), B_bar.to(like))
 
 
-@functools.lru_cache(maxsize=32)
+@constant(maxsize=32)
 def translated(
     measure: Measure,
     order: int,
@@ -88,25 +88,23 @@ def translated(
     device: torch.device = torch.device("cpu"),  # noqa: B008
 ) -> Transition:
     """Return the step of a translated measure over one gap, computed in float64."""
-    with torch.inference_mode(False), torch.device("cpu"):  # what is kept may be needed in training, and anywhere
-        like = torch.empty(0, dtype=dtype, device=device)
-        return discretized(*measure.dynamics(order), discretization, gap, like)
+    like = torch.empty(0, dtype=dtype, device=device)
+    return discretized(*measure.dynamics(order), discretization, gap, like)
 
 
-@functools.lru_cache(maxsize=16)
+@constant(maxsize=16)
 def constant_past(measure: Measure, order: int) -> Tensor:
     """Return the coefficients (N,) for a past that has been 1 for ever, where A c + B = 0, in float64."""
-    with torch.inference_mode(False), torch.device("cpu"):
-        A, B = measure.dynamics(order)
-        return -(torch.linalg.pinv(A) @ B)
+    A, B = measure.dynamics(order)
+    return -(torch.linalg.pinv(A) @ B)
 
 
-@functools.lru_cache(maxsize=4)
+@constant(maxsize=4)
 def blocks(
     measure: Measure, order: int, discretization: str | float, dtype: torch.dtype, device: torch.device
 ) -> lti.Blocks:
     """Return what blocks of samples 1 apart do to a translated measure's coefficients, computed in float64."""
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         step = translated(measure, order, discretization, 1.0)
         return lti.Blocks.of(*step).to(torch.empty(0, dtype=dtype, device=device))
 
@@ -129,10 +127,9 @@ def dilation(order: int, step: Tensor, dtype: torch.dtype | None = None) -> Tran
     return Transition(A.to(dtype or step.dtype), (e_0 - A[..., 0]).to(dtype or step.dtype))
 
 
-@functools.lru_cache(maxsize=8)
+@constant(maxsize=8)
 def _quadrature(order: int) -> tuple[Tensor, Tensor, Tensor]:
     """Gauss–Legendre nodes (N,) and weights (N,) on [0, 1], and the LegS basis at the nodes (N, N)."""
-    with torch.inference_mode(False), torch.device("cpu"):  # what is kept may be needed in training
-        nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(order))
-        y = (nodes + 1) / 2
-        return y, weights / 2, LegS().basis(order, y, 1.0)
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(order))
+    y = (nodes + 1) / 2
+    return y, weights / 2, LegS().basis(order, y, 1.0)

@@ -84,7 +84,7 @@ class Mixer(nn.Module, ABC):
         which the readout takes a power of a matrix). Versions of parameters are PyTorch's private matter, but nothing
         else tells whether an optimizer has changed them.
         """
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_exporting():
             return make()
         now = tuple((p.data_ptr(), p._version) for p in self.parameters())
         before, made = self._constants.get(key, (None, None))
@@ -113,7 +113,13 @@ class TimeInvariant(Mixer):
 
 
 def uniform(rate: float | Tensor) -> float | Tensor:
-    """Return the number that all entries of a tensor of rates are, where they are one; else the tensor."""
+    """Return the number that all entries of a tensor of rates are, where they are one; else the tensor.
+
+    Raises:
+        ValueError: Under `torch.export`, of a tensor: how its entries are dealt with depends on their values.
+    """
+    if isinstance(rate, Tensor) and torch.compiler.is_exporting():
+        raise ValueError("torch.export cannot follow a layer whose steps depend on timestamps; export it without them")
     if isinstance(rate, Tensor) and bool((rate == (first := rate.flatten()[0])).all()) and first > 0:
         return first.item()
     return rate

@@ -1,12 +1,12 @@
 """The Legendre Memory Unit without feedback (Chilkuri and Eliasmith 2021, arXiv 2102.11417)."""
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hippo import discretize, measures
+from hippo.constants import constant
 from hippo.kernels import convolution, lti
 from hippo.mixers.base import Mixer
 
@@ -87,11 +87,11 @@ class LegendreMemory:
         return _kernel(self.measure, self.order, rate, length).to(like)
 
 
-@lru_cache(maxsize=16)
+@constant(maxsize=16)
 def _transition(measure: measures.LMU, order: int, rate: float) -> tuple[Tensor, Tensor]:
     return discretize.zoh(*measure.dynamics(order), rate)
 
 
-@lru_cache(maxsize=16)
+@constant(maxsize=16)
 def _kernel(measure: measures.LMU, order: int, rate: float, length: int) -> Tensor:
     return lti.powers(*_transition(measure, order, rate), length).mT.contiguous()

@@ -135,7 +135,7 @@ class SequenceModel(nn.Module, ABC):
             channels = None if channels is None else channels.gather(1, everywhere)
         if channels is not None:
             x = x.masked_fill(~channels, 0.0)
-        if not torch.isfinite(x).all():
+        if not torch.compiler.is_exporting() and not torch.isfinite(x).all():
             raise ValueError("x holds NaN or infinity; say in `mask` what was not observed, or fill it in")
         if self.uses_timestamps and timestamps is not None:
             check_timestamps(timestamps.mT, torch.cat([torch.zeros_like(timestamps[:, :1]), timestamps[:, :-1]], 1).mT)
@@ -179,11 +179,11 @@ def _observed(x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[T
     steps = torch.arange(x.shape[1], device=x.device)
     valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
     if lengths is not None:
-        if (lengths > x.shape[1]).any():
+        if not torch.compiler.is_exporting() and (lengths > x.shape[1]).any():
             raise ValueError(f"lengths must be at most {x.shape[1]}, not {lengths.tolist()}")
         valid = valid & (steps < lengths.unsqueeze(1))
     count = valid.sum(1)
-    if (count == 0).any():
+    if not torch.compiler.is_exporting() and (count == 0).any():
         empty = int((count == 0).nonzero()[0])
         raise ValueError(f"sequence {empty} of the batch has no observed step; leave it out or give it one")
     order = torch.argsort((~valid).to(torch.uint8), dim=1, stable=True)

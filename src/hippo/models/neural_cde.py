@@ -7,7 +7,7 @@ import torchcde
 from torch import Tensor, nn
 
 from hippo.models.base import SequenceModel, positive, positive_time
-from hippo.models.solver import Counted, check_method, told
+from hippo.models.solver import Counted, check_method, refuse_export, told
 
 
 class NeuralCDE(SequenceModel):
@@ -59,6 +59,7 @@ class NeuralCDE(SequenceModel):
         self.adjoint = adjoint
 
     def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        refuse_export()
         length = x.shape[1]
         if timestamps is None:
             timestamps = torch.arange(length, device=x.device).expand(x.shape[:2])

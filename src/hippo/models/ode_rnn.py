@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hippo.kernels import cells
 from hippo.models.base import SequenceModel, gaps, positive, positive_time, with_mask
-from hippo.models.solver import Counted, check_method, told
+from hippo.models.solver import Counted, check_method, refuse_export, told
 
 
 class ODERNN(SequenceModel):
@@ -59,6 +59,7 @@ class ODERNN(SequenceModel):
         self.adjoint = adjoint
 
     def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        refuse_export()
         grid = torch.linspace(0, 1, self.steps + 1, dtype=x.dtype, device=x.device)
         calls = 0
 

@@ -54,6 +54,12 @@ def told(method: str) -> Iterator[None]:
         raise SolverFailed(method, f"gave up ({' '.join(str(error).split()) or 'an assertion of its own'})") from error
 
 
+def refuse_export() -> None:
+    """Raise ValueError under `torch.export`."""
+    if torch.compiler.is_exporting():
+        raise ValueError("torch.export cannot follow torchdiffeq and torchcde, which look at values as they go")
+
+
 def check_method(method: str) -> None:
     """Raise ValueError unless torchdiffeq has this solver, and gradients through it."""
     try:
