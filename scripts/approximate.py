@@ -38,7 +38,7 @@ def error(memory: HiPPO, signal: Tensor) -> float:
     length = memory.measure.length if isinstance(memory.measure, LegT) else 1.0
     at = sampled(signal.shape[1])
     times = length * at.double() / at[-1]  # a number times integers would be of the default dtype
-    return relative(memory.reconstruct(coefficients, times, length), signal[:, at])
+    return relative(memory.reconstruct(coefficients, times, now=length), signal[:, at])
 
 
 def best_error(order: int, signal: Tensor, cycles: int) -> float:

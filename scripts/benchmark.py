@@ -113,10 +113,10 @@ def step_by_step(memory: HiPPO, count: int, batch: int = 1) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     samples = torch.randn(count, batch).unbind()
-    state = memory.step(samples[1], memory.step(samples[0]))  # compiles, and makes what is made once
+    state = memory.step(samples[1], state=memory.step(samples[0]))  # compiles, and makes what is made once
     begin = time.perf_counter()
     for sample in samples:
-        state = memory.step(sample, state)
+        state = memory.step(sample, state=state)
     taken = time.perf_counter() - begin
     torch.set_num_threads(threads)
     return taken / count

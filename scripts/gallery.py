@@ -49,7 +49,7 @@ def main() -> None:
 
         model = HiPPO(measure, args.order)
         coefficients = model(signal.unsqueeze(0))[1].coefficients[0]
-        read = model.reconstruct(coefficients, inside, now)
+        read = model.reconstruct(coefficients, inside, now=now)
         memory.plot(samples, signal, color="0.75", lw=3)
         memory.plot(inside, read, color="tab:red", lw=1.2)
         memory.set_ylim(-3.5, 3.5)

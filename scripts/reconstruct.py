@@ -123,7 +123,7 @@ class Drawing:
         oldest, newest = self.memory.measure.window(float(now))
         times = torch.linspace(max(oldest, 0.0), newest, 2000, dtype=torch.float64)
         times = times.clamp(math.nextafter(oldest, math.inf), math.nextafter(newest, -math.inf))
-        read = self.memory.reconstruct(coefficients, times, float(now))
+        read = self.memory.reconstruct(coefficients, times, now=float(now))
         truth = self.signal[times.long().clamp(max=now - 1)]
         error = (read - truth).square().mean().sqrt() / (self.signal.std() or 1)
         self.past.set_data(times, truth)

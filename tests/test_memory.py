@@ -1,3 +1,4 @@
+import inspect
 import itertools
 import math
 import re
@@ -12,6 +13,7 @@ from hippo import HiPPO, State, discretize, kernels
 from hippo.kernels import lti
 from hippo.kernels.legs import cpu, naive, wavefront
 from hippo.measures import LMU, ChebT, FouT, LagT, LegS, LegT, Rand
+from hippo.models import GRU, Stack
 from hippo.transitions import Transition
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -162,14 +164,14 @@ def test_whole_equals_chunked_equals_step_by_step(measure, discretization, timed
 
     chunks, state = [], None
     for start, stop in ((0, 1), (1, 2), (2, 70), (70, 80)):
-        c, state = memory(signal[:, start:stop], None if times is None else times[:, start:stop], state)
+        c, state = memory(signal[:, start:stop], None if times is None else times[:, start:stop], state=state)
         chunks.append(c)
     torch.testing.assert_close(torch.cat(chunks, dim=1), whole, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(state, last, rtol=1e-12, atol=1e-13)
 
     state = None
     for k in range(10):
-        state = memory.step(signal[:, k], state, None if times is None else times[:, k])
+        state = memory.step(signal[:, k], None if times is None else times[:, k], state=state)
         torch.testing.assert_close(state.coefficients, whole[:, k], rtol=1e-12, atol=1e-13)
 
 
@@ -211,7 +213,7 @@ def test_a_constant_is_remembered_from_its_first_sample_on(measure):
     c, state = memory(torch.full((2, 20), 3.0), times)
     torch.testing.assert_close(c, c[:, :1].expand_as(c), rtol=1e-11, atol=1e-11)
     now = float(state.time[0])
-    read = memory.reconstruct(c[0, -1], torch.linspace(now - 2, now, 9), now)
+    read = memory.reconstruct(c[0, -1], torch.linspace(now - 2, now, 9), now=now)
     torch.testing.assert_close(read, torch.full((9,), 3.0), rtol=1e-9, atol=1e-9)
 
 
@@ -352,7 +354,7 @@ def test_gradients_agree_with_finite_differences(measure, discretization, timed)
     times = irregular_times(2, 4) + 5 if timed else None
 
     def outputs(signal, c):
-        return memory(signal, times)[0], memory(signal, times, State(c, 5.0))[0]
+        return memory(signal, times)[0], memory(signal, times, state=State(c, 5.0))[0]
 
     assert torch.autograd.gradcheck(outputs, (signal, c))
 
@@ -368,7 +370,7 @@ def test_a_polynomial_of_degree_below_the_order_is_read_back_exactly(measure, no
     memory, times = HiPPO(measure, 4), torch.linspace(*measure.window(now), 30)
     c = torch.stack([projection(f, 4, now, measure) for f in (polynomial, torch.ones_like)])
     expected = torch.stack([polynomial(times), torch.ones(30)])
-    torch.testing.assert_close(memory.reconstruct(c, times, now), expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(memory.reconstruct(c, times, now=now), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("discretization", ["bilinear", "zoh"])
@@ -408,7 +410,7 @@ def test_single_precision_memories_are_read_back_in_single_precision():
 )
 def test_nothing_is_read_outside_the_window(measure, times, now):
     with pytest.raises(ValueError, match="window"):
-        HiPPO(measure, 3).reconstruct(torch.ones(3), torch.tensor(times), now)
+        HiPPO(measure, 3).reconstruct(torch.ones(3), torch.tensor(times), now=now)
 
 
 @pytest.mark.parametrize("measure", [LegS(), LegT(200.0), FouT(200.0)])
@@ -419,7 +421,7 @@ def test_without_a_time_the_window_is_read_in_fractions_of_itself(measure):
     oldest, newest = measure.window(float(state.time))
     fractions = torch.tensor([0.3, 0.5, 0.9], dtype=torch.float64)
     times = oldest + fractions * (newest - oldest)
-    expected = memory.reconstruct(c[:, -1], times, float(state.time))
+    expected = memory.reconstruct(c[:, -1], times, now=float(state.time))
     torch.testing.assert_close(memory.reconstruct(c[:, -1], fractions), expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(memory.reconstruct(state, times), expected, rtol=0, atol=0)
     assert (expected - times / 100).abs().max() < (0.5 if isinstance(measure, FouT) else 0.05)
@@ -434,7 +436,7 @@ def test_each_memory_is_read_at_its_own_time():
     at = torch.linspace(0, 1, 5, dtype=torch.float64) * state.time.unsqueeze(1)
     read = memory.reconstruct(state, at)
     for k in range(3):
-        alone = memory.reconstruct(state.coefficients[k], at[k], float(state.time[k]))
+        alone = memory.reconstruct(state.coefficients[k], at[k], now=float(state.time[k]))
         torch.testing.assert_close(read[k], alone, rtol=1e-13, atol=1e-13)
     with pytest.raises(ValueError, match="window"):
         memory.reconstruct(state, at + 0.1)
@@ -472,8 +474,8 @@ def test_a_signal_in_half_precision_is_remembered_in_single_precision(measure, d
         (memory.remember(signal), memory.remember(signal.float())),
         (memory(signal)[1], memory(signal.float())[1]),
         (
-            memory.step(signal[:, 0], memory.remember(signal)),
-            memory.step(signal[:, 0].float(), memory.remember(signal.float())),
+            memory.step(signal[:, 0], state=memory.remember(signal)),
+            memory.step(signal[:, 0].float(), state=memory.remember(signal.float())),
         ),
     ):
         assert got.coefficients.dtype == torch.float32
@@ -505,12 +507,39 @@ def test_a_state_is_loaded_with_weights_alone(tmp_path):
         (lambda memory, x: memory(x.numpy()), "must be a tensor, not ndarray"),
         (lambda memory, x: memory.remember([1.0, 2.0]), "must be a tensor, not list"),
         (lambda memory, x: memory.remember(x, memory.remember(x)), "pass a state by its name"),
+        (lambda memory, x: memory(x, memory.remember(x)), "pass a state by its name"),
+        (lambda memory, x: memory.route(x, memory.remember(x)), "pass a state by its name"),
+        (
+            lambda memory, x: memory.step(x[:, 0], memory.step(x[:, 0])),
+            r"tensor \(B,\), not State; pass a state by its",
+        ),
         (lambda memory, x: memory.remember(x, timestamps=[0.0, 1.0]), "timestamps must be a tensor"),
+        (lambda memory, x: memory.step(x[:, 0], timestamps=0.0), "timestamps must be a tensor"),
+        (lambda memory, x: memory.step(x[:, 0], torch.tensor(0.0)), "do not match"),
+        (lambda memory, x: memory(x, state=torch.zeros(1, 4)), r"not Tensor; of coefficients alone State\("),
+        (lambda memory, x: memory.step(x[:, 0], state=(torch.zeros(1, 4), 3)), "state must be the State"),
+        (lambda memory, x: memory.step(0.5), "f must be a tensor, not float"),
+        (lambda memory, x: memory.step(x[0, 0]), r"f must be one sample of each signal, \(B,\) or \(B, C\), not \(\)"),
+        (lambda memory, x: memory.reconstruct(memory.remember(x), np.linspace(0, 1, 4)), "times must be a tensor"),
+        (lambda memory, x: memory.reconstruct(memory.remember(x).coefficients.numpy(), x), "memory must be a tensor"),
+        (
+            lambda memory, x: memory.reconstruct(torch.zeros(2, 3, 4), x, now=torch.ones(3)),
+            r"one for each memory of \(2, 3, 4\), not \(3,\)",
+        ),
     ],
 )
-def test_what_is_no_tensor_is_told(call, message):
+def test_what_is_no_tensor_or_stands_in_the_wrong_place_is_told(call, message):
     with pytest.raises(ValueError, match=message):
         call(HiPPO("legs", 4), torch.randn(1, 5))
+
+
+def test_what_follows_the_timestamps_has_a_name():
+    """One order for all calls: what is read, its timestamps, and then names, since a misplaced argument would fit."""
+    for call in (HiPPO.forward, HiPPO.remember, HiPPO.step, HiPPO.route, Stack.stream, Stack.step, GRU.forward):
+        what, timestamps, *others = list(inspect.signature(call).parameters.values())[1:]
+        assert what.name in ("signal", "f", "x")
+        assert timestamps.name == "timestamps"
+        assert all(other.kind is other.KEYWORD_ONLY for other in others)
 
 
 def test_there_is_no_longest_signal(relative_error):
@@ -575,9 +604,9 @@ def test_timestamps_that_are_no_times_are_refused_and_named(measure, discretizat
 def test_timestamps_must_not_go_back_behind_the_carried_state(measure, discretization):
     memory = HiPPO(measure, 3, discretization)
     _, state = memory(torch.zeros(2, 3), torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 9.0]]))
-    memory(torch.zeros(2, 1), torch.tensor([[3.0], [9.0]]), state)
+    memory(torch.zeros(2, 1), torch.tensor([[3.0], [9.0]]), state=state)
     with pytest.raises(ValueError, match=r"sample 1 .* after 9"):
-        memory.step(torch.zeros(2), state, torch.tensor([4.0, 4.0]))
+        memory.step(torch.zeros(2), torch.tensor([4.0, 4.0]), state=state)
 
 
 @pytest.mark.parametrize("order", [0, -3])
@@ -665,7 +694,7 @@ def test_a_batch_sampled_alike_is_remembered_as_its_parts_are(measure, discretiz
     assert relative_error(together, mixed[:3]) < 1e-12
     assert state.time.shape == (3,)
     first, middle = memory(signal[:, :10], times[:, :10])
-    second, _ = memory(signal[:, 10:], times[:, 10:], middle)
+    second, _ = memory(signal[:, 10:], times[:, 10:], state=middle)
     assert relative_error(torch.cat([first, second], 1), together) < 1e-12
 
 
@@ -710,7 +739,7 @@ def test_a_step_has_the_numbers_of_forward_to_the_last_bit(measure, discretizati
     looped = memory.route(signal, times).name == "compiled loop"  # matrix products of other sizes round differently
     for k in range(12):
         before = None if state is None else state.coefficients.clone()
-        after = memory.step(signal[:, k], state, None if times is None else times[:, k])
+        after = memory.step(signal[:, k], None if times is None else times[:, k], state=state)
         assert before is None or torch.equal(state.coefficients, before)
         state = after
         assert torch.equal(state.coefficients, whole[:, k]) or not looped
@@ -727,7 +756,7 @@ def test_gradients_flow_through_steps(measure, discretization, timed):
     times = irregular_times(2, 9) if timed else None
     state = None
     for k in range(9):
-        state = memory.step(signal[:, k], state, None if times is None else times[:, k])
+        state = memory.step(signal[:, k], None if times is None else times[:, k], state=state)
     upstream = torch.randn(2, 5)
     (found,) = torch.autograd.grad(state.coefficients, signal, upstream)
     (expected,) = torch.autograd.grad(memory(signal, times)[1].coefficients, signal, upstream)
@@ -741,17 +770,17 @@ def test_a_step_refuses_what_forward_refuses(measure, discretization, batch, val
     memory = HiPPO(measure, 5, discretization)
     state = memory.step(torch.ones(batch))
     with pytest.raises(ValueError, match="NaN or infinity"):
-        memory.step(torch.full((batch,), value), state)
+        memory.step(torch.full((batch,), value), state=state)
     with pytest.raises(ValueError, match="state holds coefficients"):
-        memory.step(torch.ones(batch + 1), state)
+        memory.step(torch.ones(batch + 1), state=state)
     with pytest.raises(ValueError, match="convert one"):
-        memory.step(torch.ones(batch, dtype=torch.float32), state)
+        memory.step(torch.ones(batch, dtype=torch.float32), state=state)
     with pytest.raises(ValueError, match=r"state\.time must be finite"):
-        memory.step(torch.ones(batch), State(state.coefficients, math.nan))
+        memory.step(torch.ones(batch), state=State(state.coefficients, math.nan))
     with pytest.raises(ValueError, match="non-decreasing"):
-        memory.step(torch.ones(batch), State(state.coefficients, 5.0), torch.full((batch,), 4.0))
+        memory.step(torch.ones(batch), torch.full((batch,), 4.0), state=State(state.coefficients, 5.0))
     with pytest.raises(ValueError, match="non-decreasing"):
-        memory.step(torch.ones(batch), State(state.coefficients, 5.0), torch.full((batch,), math.nan))
+        memory.step(torch.ones(batch), torch.full((batch,), math.nan), state=State(state.coefficients, 5.0))
 
 
 IMPLEMENTATIONS = {  # by the name of their route
@@ -809,8 +838,8 @@ def test_the_route_is_the_one_taken(called, measure, discretization, length, tim
     state = memory.remember(signal, times)
     called.clear()
     after = None if times is None else times[:, -1] + 1
-    memory.step(signal[:, 0], state, after)
-    route = memory.route(signal[:, :1], None if after is None else after.unsqueeze(1), state, last=True)
+    memory.step(signal[:, 0], after, state=state)
+    route = memory.route(signal[:, :1], None if after is None else after.unsqueeze(1), state=state, last=True)
     assert set(called) == {route.name}
 
 
@@ -831,16 +860,16 @@ def test_a_first_sample_fills_the_memory_and_takes_no_step(called, measure, disc
 def test_a_route_raises_what_the_call_would():
     memory, signal = HiPPO("legs", 8), torch.randn(2, 9)
     for arguments in (
-        (torch.zeros(0, 9),),
-        (signal.long(),),
-        (signal, torch.zeros(2, 8)),
-        (signal, None, memory.remember(signal.half())),
-        (signal, None, memory.remember(signal[:1])),
+        {"signal": torch.zeros(0, 9)},
+        {"signal": signal.long()},
+        {"signal": signal, "timestamps": torch.zeros(2, 8)},
+        {"signal": signal, "state": memory.remember(signal.half())},
+        {"signal": signal, "state": memory.remember(signal[:1])},
     ):
         with pytest.raises(ValueError) as raised:  # noqa: PT011  (compared below)
-            memory(*arguments)
+            memory(**arguments)
         with pytest.raises(ValueError, match=re.escape(str(raised.value))):
-            memory.route(*arguments)
+            memory.route(**arguments)
 
 
 @pytest.mark.parametrize("form", ["scan", "convolution"])

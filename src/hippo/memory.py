@@ -104,6 +104,7 @@ class HiPPO(nn.Module):
         self,
         signal: Tensor,
         timestamps: Tensor | None = None,
+        *,
         state: State | None = None,
         form: Form = "recurrence",
     ) -> tuple[Tensor, State]:
@@ -142,7 +143,7 @@ class HiPPO(nn.Module):
             return torch.stack(rows, dim=1), State(c, now)
         return outputs, State(outputs[:, -1].clone(), now)
 
-    def remember(self, signal: Tensor, timestamps: Tensor | None = None, state: State | None = None) -> State:
+    def remember(self, signal: Tensor, timestamps: Tensor | None = None, *, state: State | None = None) -> State:
         """Remember a whole signal, or the next chunk of one, and return the state after it: what `forward` has at the
         end, without what it has on the way.
 
@@ -170,24 +171,29 @@ class HiPPO(nn.Module):
                 c = step(c, f)
         return State(c, now)
 
-    def step(self, f: Tensor, state: State | None = None, timestamps: Tensor | None = None) -> State:
+    def step(self, f: Tensor, timestamps: Tensor | None = None, *, state: State | None = None) -> State:
         """Remember one sample f of shape (B,) or (B, C), with timestamps (B,) where there are any.
 
         This takes some 10 microseconds: without gradients, and with timestamps for a batch of one only. The numbers are
         those of `forward`, and so are the errors.
         """
+        _check_tensor("f", f)
+        if f.dim() not in (1, 2):
+            raise ValueError(f"f must be one sample of each signal, (B,) or (B, C), not {tuple(f.shape)}")
+        if timestamps is not None or state is not None:
+            _check_kinds("(B,)", timestamps, state)
         c = None if state is None else self._next(f, state, timestamps)
         if state is not None and c is not None:
             return State(c, state.time + 1 if timestamps is None else timestamps)
-        timestamps = None if timestamps is None else timestamps.unsqueeze(1)
-        return self.remember(f.unsqueeze(1), timestamps, state)
+        timestamps = None if timestamps is None else timestamps.unsqueeze(-1)
+        return self.remember(f.unsqueeze(1), timestamps, state=state)
 
     def route(
         self,
         signal: Tensor,
         timestamps: Tensor | None = None,
-        state: State | None = None,
         *,
+        state: State | None = None,
         last: bool = False,
         form: Form = "recurrence",
     ) -> Route:
@@ -248,7 +254,7 @@ class HiPPO(nn.Module):
         """Return the coefficients after one more sample, or None where that is for `remember`: where the arguments need
         a closer look, a graph of the gradient, or another implementation."""
         c, since = state
-        if since is None or f.dim() not in (1, 2):
+        if since is None:
             return None
         if timestamps is not None:
             if timestamps.shape != (1,) or len(f) != 1 or (isinstance(since, Tensor) and since.shape != (1,)):
@@ -326,9 +332,7 @@ class HiPPO(nn.Module):
             raise ValueError(f"signal must hold finite floating-point numbers; this one is {signal.dtype}")
         if finite:
             _check_finite(signal)
-        if timestamps is not None and not isinstance(timestamps, Tensor):
-            hint = "; pass a state by its name, state=…" if isinstance(timestamps, State) else ""
-            raise ValueError(f"timestamps must be a tensor (B, L), not {type(timestamps).__name__}{hint}")
+        _check_kinds("(B, L)", timestamps, state)
         if timestamps is not None and timestamps.shape != signal.shape[:2]:
             raise ValueError(
                 f"timestamps {tuple(timestamps.shape)} do not match the signal's {tuple(signal.shape[:2])}"
@@ -374,7 +378,7 @@ class HiPPO(nn.Module):
             return timestamps[:, -1]
         return (self._origin - 1 if since is None else since) + signal.shape[1]
 
-    def reconstruct(self, memory: Tensor | State, times: Tensor, now: Tensor | float | None = None) -> Tensor:
+    def reconstruct(self, memory: Tensor | State, times: Tensor, *, now: Tensor | float | None = None) -> Tensor:
         """Read the remembered signal back.
 
         Args:
@@ -388,11 +392,13 @@ class HiPPO(nn.Module):
             The signal's approximation (..., M).
 
         Raises:
-            ValueError: If the coefficients are not N, a time lies outside the window, where they say nothing, or
-                fractions of a window without a beginning are asked for.
+            ValueError: If the coefficients are not N, `now` is not one for each memory, a time lies outside the window,
+                where they say nothing, or fractions of a window without a beginning are asked for.
         """
         if isinstance(memory, State):
             memory, now = memory.coefficients, memory.time if now is None else now
+        _check_tensor("memory", memory)
+        _check_tensor("times", times)
         if memory.shape[-1] != self.order:
             raise ValueError(f"coefficients must be (..., {self.order}), not {tuple(memory.shape)}")
         times = times.to(torch.float64)
@@ -405,6 +411,10 @@ class HiPPO(nn.Module):
                 )
             times = torch.lerp(torch.tensor(oldest, dtype=times.dtype), torch.tensor(now, dtype=times.dtype), times)
         if isinstance(now, Tensor):
+            if now.shape != memory.shape[: now.dim()] or now.dim() == memory.dim():
+                raise ValueError(
+                    f"now must be a number, or one for each memory of {tuple(memory.shape)}, not {tuple(now.shape)}"
+                )
             now = now.to(torch.float64)
             now = now.view(*now.shape, *[1] * (memory.dim() - now.dim()))
         oldest, newest = self.measure.window(now)  # type: ignore[arg-type]
@@ -541,12 +551,28 @@ def _unless(pause: Tensor, step: Step) -> Step:
     return lambda c, f: torch.where(pause, c, step(c, f))
 
 
+def _check_tensor(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"{name} must be a tensor, not {type(value).__name__}; torch.as_tensor({name}) makes one of an array"
+        )
+
+
+def _check_kinds(shape: str, timestamps: Tensor | None, state: State | None) -> None:
+    """Refuse a state in the place of timestamps, and the other way round."""
+    if timestamps is not None and not isinstance(timestamps, Tensor):
+        hint = "; pass a state by its name, state=…" if isinstance(timestamps, State) else ""
+        raise ValueError(f"timestamps must be a tensor {shape}, not {type(timestamps).__name__}{hint}")
+    if state is not None and not isinstance(state, State):
+        raise ValueError(
+            f"state must be the State that an earlier call returned, not {type(state).__name__}; of coefficients alone "
+            "State(coefficients, time) makes one"
+        )
+
+
 def _accumulable(signal: Tensor) -> Tensor:
     """Return a signal in a precision in which many samples can be added up. Raises ValueError if it is no tensor."""
-    if not isinstance(signal, Tensor):
-        raise ValueError(
-            f"signal must be a tensor, not {type(signal).__name__}; torch.as_tensor(signal) makes one of an array"
-        )
+    _check_tensor("signal", signal)
     return signal.float() if signal.dtype in (torch.float16, torch.bfloat16) else signal
 
 

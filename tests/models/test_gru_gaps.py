@@ -19,7 +19,7 @@ def test_gru_dt_is_a_gru_of_values_mask_and_gap(relative_error):
     mask[..., 0] = True
     gaps = torch.diff(times, dim=1, prepend=times[:, :1]).unsqueeze(-1) / 2
     seen = torch.cat([torch.where(mask, x, 0.0), mask.double(), gaps], dim=-1)
-    assert relative_error(model(x, times, mask), model.rnn(seen.transpose(0, 1))[0][-1]) < 1e-13
+    assert relative_error(model(x, times, mask=mask), model.rnn(seen.transpose(0, 1))[0][-1]) < 1e-13
 
 
 def test_gru_d_without_gaps_and_decay_is_a_gru(relative_error):
@@ -67,7 +67,7 @@ def test_gru_d_is_its_equations_and_so_are_its_gradients(relative_error):
             h = model.cell(torch.cat([torch.stack(seen), mask[b, k].double()]), h)
         states.append(h)
     expected = torch.stack(states)
-    actual = model(x, times, mask)
+    actual = model(x, times, mask=mask)
     assert relative_error(actual, expected) < 1e-12
     inputs, upstream = [x, *model.parameters()], torch.randn(size, hidden)
     pairs = zip(*(torch.autograd.grad(out, inputs, upstream) for out in (actual, expected)), strict=True)

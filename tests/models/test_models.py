@@ -134,7 +134,9 @@ def test_a_mask_counts_within_the_length_only(family, timed):
     mask, lengths = torch.rand(4, 9) < 0.6, torch.tensor([5, 9, 3, 7])
     mask[:, 0] = True
     within = mask & (torch.arange(9) < lengths.unsqueeze(1))
-    torch.testing.assert_close(model(x, times, mask, lengths), model(x, times, within), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        model(x, times, mask=mask, lengths=lengths), model(x, times, mask=within), rtol=1e-12, atol=1e-13
+    )
 
 
 @every_family
@@ -253,6 +255,9 @@ def test_a_trained_state_goes_through_a_file_into_a_fresh_model(family, tmp_path
         ({"lengths": torch.full((4,), 2.5)}, "whole numbers"),
         ({"lengths": torch.ones(4, dtype=torch.bool)}, "whole numbers"),
         ({"mask": torch.full((4, 9), 0.5)}, "booleans"),
+        ({"timestamps": torch.ones(4, 9, dtype=torch.bool)}, "pass a mask by its name"),
+        ({"x": torch.zeros(4, 9, 3).numpy()}, r"not ndarray; torch\.as_tensor\(x\)"),
+        ({"lengths": [9, 9, 9, 9]}, "lengths must be a tensor, not list"),
         ({"x": torch.zeros(4, 9, 3, dtype=torch.float32)}, "convert one"),
         ({"x": torch.zeros(4, 9, 3, dtype=torch.int64)}, "convert one"),
         ({"x": torch.zeros(0, 9, 3)}, "x must be"),
@@ -340,13 +345,13 @@ def test_what_a_missing_channel_holds_reaches_neither_features_nor_gradients(fam
     mask[:, 0], mask[1, :, 2], mask[2, 3:5] = True, False, False
     mask[1, 0] = torch.tensor([True, True, False])
     lengths = torch.tensor([9, 5, 9, 1])
-    clean = model(x.masked_fill(~mask, 0.0), times, mask, lengths)
-    dirty = model(x.masked_fill(~mask, math.nan).requires_grad_(), times, mask, lengths)
+    clean = model(x.masked_fill(~mask, 0.0), times, mask=mask, lengths=lengths)
+    dirty = model(x.masked_fill(~mask, math.nan).requires_grad_(), times, mask=mask, lengths=lengths)
     assert torch.equal(clean, dirty)
     for gradient in torch.autograd.grad(dirty.square().sum(), list(model.parameters())):
         assert gradient.isfinite().all()
     for b, length in enumerate(lengths):
-        alone = model(x[b : b + 1, :length], times[b : b + 1, :length], mask[b : b + 1, :length])
+        alone = model(x[b : b + 1, :length], times[b : b + 1, :length], mask=mask[b : b + 1, :length])
         torch.testing.assert_close(dirty[b : b + 1], alone, rtol=1e-12, atol=1e-13)
 
 
@@ -355,11 +360,11 @@ def test_where_no_channel_is_missing_the_mask_says_nothing(family):
     model = family(3, 8)
     x, times = a_batch(model, True)
     everything = torch.ones(4, 9, 3, dtype=torch.bool)
-    torch.testing.assert_close(model(x, times, everything), model(x, times), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(model(x, times, mask=everything), model(x, times), rtol=1e-12, atol=1e-13)
     steps = torch.rand(4, 9) < 0.7
     steps[:, 2] = True
     by_channel = steps.unsqueeze(-1).expand(-1, -1, 3)
-    torch.testing.assert_close(model(x, times, by_channel), model(x, times, steps), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(model(x, times, mask=by_channel), model(x, times, mask=steps), rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("family", [GRUD, GRUDt, ODERNN, NeuralCDE])
@@ -368,7 +373,7 @@ def test_a_missing_channel_changes_the_features(family):
     x, times = a_batch(model, True)
     mask = torch.ones(4, 9, 3, dtype=torch.bool)
     mask[:, 4, 1] = False
-    assert (model(x, times, mask) - model(x, times)).abs().amax(1).min() > 1e-6
+    assert (model(x, times, mask=mask) - model(x, times)).abs().amax(1).min() > 1e-6
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"gru-d", "gru-dt", "ode-rnn", "ode-rnn-rk4", "neural-cde"}))

@@ -1,5 +1,6 @@
 """The deep network of mixers: what holds whatever the mixer, by three that differ in their rules for a rate."""
 
+import io
 import math
 from functools import partial
 
@@ -92,11 +93,15 @@ def test_a_sequence_in_chunks_and_in_steps_is_the_whole(layer, settings):
     for times in (None, timestamps_for(model)):
         whole, state = model(x, times), None
         for part in (slice(0, 5), slice(5, 6), slice(6, 12)):
-            features, state = model.stream(x[:, part], state, None if times is None else times[:, part])
+            features, state = model.stream(x[:, part], None if times is None else times[:, part], state=state)
         torch.testing.assert_close(features, whole, **CLOSE)
         state = None
         for k, x_k in enumerate(x.unbind(1)):
-            features, state = model.step(x_k, state, None if times is None else times[:, k])
+            features, state = model.step(x_k, None if times is None else times[:, k], state=state)
+            if k == 5:  # a state may be kept in a file
+                torch.save(state, saved := io.BytesIO())
+                saved.seek(0)
+                state = torch.load(saved, weights_only=True)
         torch.testing.assert_close(features, whole, **CLOSE)
 
 
@@ -186,3 +191,15 @@ def test_the_residual_path_and_norms_stand_where_the_settings_say():
 def test_settings_that_cannot_be_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Stack(3, 8, LAYERS["s4d"], **settings)
+
+
+def test_a_state_in_the_wrong_place_is_told():
+    model, x = a_stack(LAYERS["s4d"]), torch.randn(2, 4, 3)
+    state = model.stream(x)[1]
+    for call, part in ((model.stream, x), (model.step, x[:, 0])):
+        with pytest.raises(ValueError, match="pass a state by its name, state="):
+            call(part, state)
+        with pytest.raises(ValueError, match="what an earlier call returned, not tuple"):
+            call(part, state=state.mixers)
+        with pytest.raises(ValueError, match="all of a sequence or with none"):
+            call(part, torch.ones(part.shape[:-1]), state=state)

@@ -79,6 +79,7 @@ class SequenceModel(nn.Module, ABC):
         self,
         x: Tensor,
         timestamps: Tensor | None = None,
+        *,
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
@@ -101,6 +102,14 @@ class SequenceModel(nn.Module, ABC):
                 value is not finite, or timestamps decrease, are not finite, or are missing where the model needs them.
         """
         name = type(self).__name__
+        for argument, value in (("x", x), ("timestamps", timestamps), ("mask", mask), ("lengths", lengths)):
+            if not isinstance(value, Tensor) and (value is not None or argument == "x"):
+                raise ValueError(
+                    f"{argument} must be a tensor, not {type(value).__name__}; torch.as_tensor({argument}) makes one of "
+                    "an array"
+                )
+        if timestamps is not None and timestamps.dtype == torch.bool:
+            raise ValueError("timestamps must be numbers, not booleans; pass a mask by its name, mask=…")
         if x.dim() != 3 or x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] != self.input_size:
             raise ValueError(f"x must be (B, L, {self.input_size}) with B ≥ 1 and L ≥ 1, not {tuple(x.shape)}")
         if x.dtype != (dtype := next((weight.dtype for weight in self.parameters()), x.dtype)):

@@ -26,6 +26,9 @@ class StackState(NamedTuple):
     time: Tensor | None
 
 
+torch.serialization.add_safe_globals([StackState])  # for torch.load(…, weights_only=True)
+
+
 class Stack(SequenceModel):
     """encoder → depth × (norm → mixer → GELU → dropout → gated mix of the channels → dropout → + input) → pooling.
 
@@ -121,7 +124,7 @@ class Stack(SequenceModel):
         return self._run(x, self._rates(x, timestamps, None), None, None)[0]
 
     def stream(
-        self, x: Tensor, state: StackState | None = None, timestamps: Tensor | None = None
+        self, x: Tensor, timestamps: Tensor | None = None, *, state: StackState | None = None
     ) -> tuple[Tensor, StackState]:
         """Return the features after the next chunk of sequences that come in pieces, and what to pass with the next.
 
@@ -129,17 +132,17 @@ class Stack(SequenceModel):
 
         Args:
             x: The next chunk (B, L, C).
-            state: What an earlier call returned; None for the first chunk.
             timestamps: (B, L), in all calls or in none.
+            state: What an earlier call returned; None for the first chunk.
 
         Returns:
             Features (B, H), and the state.
 
         Raises:
-            ValueError: If a chunk has timestamps and the one before had not, or the other way round.
+            ValueError: If a chunk has timestamps and the one before had not, or the other way round; or something else
+                stands in the place of timestamps or state.
         """
-        if state is not None and (state.time is None) != (timestamps is None or not self.uses_timestamps):
-            raise ValueError("timestamps go with all chunks of a sequence or with none")
+        self._check_kinds(timestamps, state)
         before = None if state is None else state.time
         mixers = tuple(m.initial_state(len(x), x) for m in self.mixers) if state is None else state.mixers
         rate = self._rates(x, timestamps, before)
@@ -149,11 +152,10 @@ class Stack(SequenceModel):
         return features, StackState(mixers, total, weight, time)
 
     def step(
-        self, x: Tensor, state: StackState | None = None, timestamps: Tensor | None = None
+        self, x: Tensor, timestamps: Tensor | None = None, *, state: StackState | None = None
     ) -> tuple[Tensor, StackState]:
         """Return the features after one more sample (B, C) at times (B,), and the state: `stream` of one sample."""
-        if state is not None and (state.time is None) != (timestamps is None or not self.uses_timestamps):
-            raise ValueError("timestamps go with all samples of a sequence or with none")
+        self._check_kinds(timestamps, state)
         rate: float | Tensor = self.rate
         if timestamps is not None and self.uses_timestamps:
             before = None if state is None else state.time
@@ -180,6 +182,16 @@ class Stack(SequenceModel):
         if state is not None:
             total, weight = state.total + total, state.weight + weight
         return total / weight.unsqueeze(1), total, weight
+
+    def _check_kinds(self, timestamps: Tensor | None, state: StackState | None) -> None:
+        if isinstance(timestamps, StackState):
+            raise ValueError("timestamps must be a tensor, not a state; pass a state by its name, state=…")
+        if state is None:
+            return
+        if not isinstance(state, StackState):
+            raise ValueError(f"state must be what an earlier call returned, not {type(state).__name__}")
+        if (state.time is None) != (timestamps is None or not self.uses_timestamps):
+            raise ValueError("timestamps go with all of a sequence or with none of it")
 
     def _run(
         self, x: Tensor, rate: float | Tensor, lengths: Tensor | None, states: tuple[Any, ...] | None

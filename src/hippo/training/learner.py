@@ -89,7 +89,7 @@ class SequenceLearner(pl.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B, classes), or numbers (B, M)."""
-        return self.head(self.model(batch.x, batch.timestamps, batch.mask, batch.lengths))
+        return self.head(self.model(batch.x, batch.timestamps, mask=batch.mask, lengths=batch.lengths))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         loss = self._step(batch, "train")

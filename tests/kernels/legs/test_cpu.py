@@ -103,7 +103,7 @@ def test_a_memory_is_the_same_compiled_or_not(monkeypatch, channels, kind, discr
     def found() -> list[torch.Tensor]:
         parts = [(signal[:, part], None if times is None else times[:, part]) for part in (slice(0, 1), slice(1, 90))]
         first, state = memory(*parts[0])
-        second, end = memory(*parts[1], state)
+        second, end = memory(*parts[1], state=state)
         return [first, second, end.coefficients, memory.remember(signal, times).coefficients, memory(signal, times)[0]]
 
     compiled = found()
