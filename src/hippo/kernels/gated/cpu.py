@@ -6,33 +6,18 @@ thread, and stays in the processor's cache.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hippo.kernels.common import buffers, native
-from hippo.kernels.common.loops import loop, product, share, sigmoid, split, tanh
+from hippo.kernels.common.loops import add, copy, loop, product, share, sigmoid, split, tanh
 from hippo.kernels.gated.steps import LegSSteps
-from hippo.kernels.legs.cpu import numbers
+from hippo.kernels.legs.cpu import advance, recursion, retreat
 
 _SPAN = 8  # steps whose products for the gradient of the weights are done as one
-
-
-class _Memory(NamedTuple):
-    """What the loops compute a step of the memory with: dt/t (L − 1, B), alpha, n and √(2n+1) (N + 1,), all of one
-    dtype."""
-
-    step: Any
-    alpha: Any
-    n: Any
-    root: Any
-
-    @classmethod
-    def of(cls, steps: LegSSteps) -> "_Memory":
-        alpha = torch.tensor(steps.alpha, dtype=steps.step.dtype, device="cpu").numpy()[()]
-        return cls(steps.step, alpha, *numbers(steps.order, steps.step.dtype))
 
 
 def gated(x: Tensor, weight: Tensor, written_x: Tensor, write: Tensor, steps: LegSSteps) -> Sequence[Tensor]:
@@ -97,8 +82,8 @@ def _forward(
     gates = buffers.empty(keep * batch * doubled, x).view(keep, batch, doubled)
     hidden = buffers.empty((length + 1) * batch * size, x).view(length + 1, batch, size)
     hidden[0].zero_()
-    shares = split(batch)
-    share(_advance, x, weight.mT, written, write, _Memory.of(steps), read, gates, hidden, shares=shares)
+    shares, rule = split(batch), recursion(steps.order, steps.alpha, x.dtype)
+    share(_advance, x, weight.mT, written, write, steps.step, rule, read, gates, hidden, shares=shares)
     return read, gates, hidden, torch.tensor(len(shares), device="cpu")
 
 
@@ -122,16 +107,17 @@ def _backward(
     number = torch.full((length,), -1)
     number[present] = torch.arange(len(present))
     grad_x, grad_written = gates.new_zeros(length, batch, channels), gates.new_zeros(length, batch)
-    arrays = grads, number, weight, write, _Memory.of(steps), read, gates, hidden
+    rule = recursion(steps.order, steps.alpha, gates.dtype)
+    arrays = grads, number, weight, write, steps.step, rule, read, gates, hidden
     parts = share(_retreat, *arrays, grad_x, grad_written, shares=shares)
     grad_weight, grad_write = (torch.from_numpy(sum(part)) for part in zip(*parts, strict=True))
     return grad_x, grad_weight, grad_written, grad_write
 
 
 @loop
-def _advance(x, weight, written, write, memory, read, gates, hidden, begin, end):
+def _advance(x, weight, written, write, step, recursion, read, gates, hidden, begin, end):
     """All steps for the samples from `begin` to `end`; c holds their coefficients, (N, B)."""
-    order, count, steps = len(memory.n) - 1, end - begin, len(gates)
+    order, count, steps = len(recursion.n) - 1, end - begin, len(gates)
     c, u = np.zeros((order, count), read.dtype), np.empty(count, read.dtype)
     carried = np.empty_like(u)
     for t in range(len(x)):
@@ -142,32 +128,13 @@ def _advance(x, weight, written, write, memory, read, gates, hidden, begin, end)
         for b in range(count):
             u[b] += now[b]
         if t > 0:
-            _step_memory(c, u, memory, memory.step[t - 1, begin:end], carried)
+            advance(c, u, step[t - 1, begin:end], recursion, carried)
         else:
-            _copy(u, c[0])
-        _write_rows(c, x[t, begin:end], memory.n[1], rows)
+            copy(u, c[0])
+        _write_rows(c, x[t, begin:end], recursion.n[1], rows)
         product(rows, weight, gates[k, begin:end])
         for b in range(begin, end):
             _update_state(gates[k, b], hidden[t, b], hidden[t + 1, b])
-
-
-@loop
-def _step_memory(c, u, memory, step, carried):
-    """`hippo.kernels.legs.naive.legs_step`; `carried` is W_n."""
-    alpha, ns, roots = memory.alpha, memory.n, memory.root
-    one, y = ns[1], c[0]
-    for b in range(len(y)):
-        d = step[b]
-        w = d * (y[b] - u[b]) / (one + alpha * d)
-        y[b] -= w
-        carried[b] = w
-    for n in range(1, len(c)):
-        low, high, root, y = ns[n], ns[n + 1], roots[n], c[n]
-        for b in range(len(y)):
-            before, d, w = y[b], step[b], carried[b]
-            solve = one / (one + alpha * d * high)
-            y[b] = before - (d * high * before + root * w) * solve
-            carried[b] = ((one - alpha * d * low) * w + d * root * before) * solve
 
 
 @loop
@@ -201,14 +168,14 @@ def _update_state(z, past, after):
 
 
 @loop
-def _retreat(grads, number, weight, write, memory, read, gates, hidden, grad_x, grad_written, begin, end):
+def _retreat(grads, number, weight, write, step, recursion, read, gates, hidden, grad_x, grad_written, begin, end):
     """Back through all steps, for the samples from `begin` to `end`. What comes to the state of step t from outside is
     grads[number[t]], or nothing where that is below 0.
 
     Returns:
         What these samples contribute to the gradients of weight and write.
     """
-    order, count, size, channels = len(memory.n) - 1, end - begin, len(write), grad_x.shape[2]
+    order, count, size, channels = len(recursion.n) - 1, end - begin, len(write), grad_x.shape[2]
     (doubled, width), kind = weight.shape, read.dtype
     grad_weight, grad_write = np.zeros((doubled, width), kind), np.zeros(size, kind)
     grad_h, grad_c, grad_u = np.zeros((count, size), kind), np.zeros((order, count), kind), np.zeros(count, kind)
@@ -218,19 +185,19 @@ def _retreat(grads, number, weight, write, memory, read, gates, hidden, grad_x, 
         z = grad_z[t % _SPAN]
         if number[t] >= 0:
             for b in range(count):
-                _add(grad_h[b], grads[number[t], begin + b])
+                add(grad_h[b], grads[number[t], begin + b])
         for b in range(count):
             _update_state_adjoint(gates[t, begin + b], hidden[t, begin + b], write, grad_u[b], grad_h[b], z[b])
         product(z, weight, grad_read)
         if t % _SPAN == 0:
             first, filled = begin * len(gates) + t * count, min(_SPAN, len(gates) - t) * count
             product(grad_z.reshape(-1, doubled)[:filled].T, read[first : first + filled], of_span)
-            _add(grad_weight.reshape(-1), of_span.reshape(-1))
+            add(grad_weight.reshape(-1), of_span.reshape(-1))
         _add_rows(grad_c, grad_read)
         if t > 0:
-            _step_memory_adjoint(grad_c, grad_u, memory, memory.step[t - 1, begin:end], carried)
+            retreat(grad_c, grad_u, step[t - 1, begin:end], recursion, carried)
         else:
-            _copy(grad_c[0], grad_u)
+            copy(grad_c[0], grad_u)
         for b in range(count):
             for i in range(channels):
                 grad_x[t, begin + b, i] = grad_read[b, order + i]
@@ -239,19 +206,6 @@ def _retreat(grads, number, weight, write, memory, read, gates, hidden, grad_x, 
             for i in range(size):
                 grad_write[i] += grad_u[b] * past[i]
     return grad_weight, grad_write
-
-
-@loop
-def _copy(source, target):
-    """A slice would be assigned as fast, but numba takes seconds to compile what it says if shapes differ."""
-    for i in range(len(target)):
-        target[i] = source[i]
-
-
-@loop
-def _add(total, value):
-    for i in range(len(total)):
-        total[i] += value[i]
 
 
 @loop
@@ -277,25 +231,3 @@ def _add_rows(c, rows):
             row = rows[b]
             for n in range(block, min(block + 16, order)):
                 c[n, b] += row[n]
-
-
-@loop
-def _step_memory_adjoint(grad_c, grad_u, memory, step, carried):
-    """grad_c ← Āᵀ grad_c, and grad_u ← B̄ᵀ of what it was."""
-    alpha, ns, roots = memory.alpha, memory.n, memory.root
-    one, order = ns[1], len(grad_c)
-    carried[:] = 0
-    for down in range(1, order):
-        n = int(ns[order - down])  # read, not counted down: LLVM does not vectorise rows whose addresses descend
-        low, high, root, grad = ns[n], ns[n + 1], roots[n], grad_c[n]
-        for b in range(len(grad)):
-            c, d, v = grad[b], step[b], carried[b]
-            solve = one / (one + alpha * d * high)
-            grad[b] = c - d * (high * c - root * v) * solve
-            carried[b] = ((one - alpha * d * low) * v - root * c) * solve
-    grad = grad_c[0]
-    for b in range(len(grad)):
-        c, d = grad[b], step[b]
-        moved = d * (c - carried[b]) / (one + alpha * d)
-        grad[b] = c - moved
-        grad_u[b] = moved

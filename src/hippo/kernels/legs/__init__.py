@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hippo.kernels.common import gpus, native
-from hippo.kernels.legs import cpu, naive, wavefront
+from hippo.kernels.legs import naive
 from hippo.kernels.legs.naive import legs_steps
 
 __all__ = ["legs_steps", "refusal", "remember", "sequence", "step"]
@@ -39,7 +39,11 @@ def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> T
         from hippo.kernels.legs import gpu  # it imports triton, which takes time that the CPU need not spend
 
         return gpu.sequence(c, f, step, alpha, every)
-    return (naive if refusal(c, f) else cpu).sequence(c, f, step, alpha, every)
+    if refusal(c, f):
+        return naive.sequence(c, f, step, alpha, every)
+    from hippo.kernels.legs import cpu  # numba, which takes half a second to load
+
+    return cpu.sequence(c, f, step, alpha, every)
 
 
 def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
@@ -48,10 +52,14 @@ def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
     if refusal(c, f):
         times = time + torch.arange(1, f.shape[1] + 1, dtype=torch.float64, device=f.device)
         return naive.sequence(c, f, (1 / times).unsqueeze(1), 0.5, every=False)
+    from hippo.kernels.legs import wavefront
+
     return wavefront.remember(c, f, time)
 
 
 def step(c: Tensor, f: Tensor, step: float, alpha: float) -> Tensor:
     """Advance LegS coefficients (B, N) by one sample (B,), to the last bit as `sequence` does, in a few microseconds:
     without gradients, and only where nothing is refused."""
+    from hippo.kernels.legs import cpu
+
     return cpu.step(c, f, step, alpha)

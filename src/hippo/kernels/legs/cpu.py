@@ -1,4 +1,4 @@
-"""The LegS step of `hippo.kernels.legs.naive.legs_step` and its adjoint, compiled for the CPU where numba is installed.
+"""The LegS step of `hippo.kernels.legs.naive.legs_step` and its adjoint, compiled for the CPU.
 
 Coefficients stand as (N, B): the recurrence over the orders is the outer loop, and the inner one, over the batch,
 becomes vector instructions. Each sample may have a step of its own. Being linear, a step keeps nothing for the
@@ -6,13 +6,37 @@ gradient.
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hippo.kernels.common import native
+from hippo.kernels.common.loops import add, copy, loop
+
+
+class Recursion(NamedTuple):
+    """What the steps of N orders have in common, all of one dtype, so that a loop stays in it.
+
+    Attributes:
+        alpha: Weight of the implicit side.
+        n: 0 … N, (N + 1,).
+        root: √(2n + 1), (N + 1,).
+    """
+
+    alpha: Any
+    n: Any
+    root: Any
+
+
+@functools.lru_cache(maxsize=16)
+def recursion(order: int, alpha: float, dtype: torch.dtype) -> Recursion:
+    """Return the recursion over N orders, as NumPy's arrays."""
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    n = np.arange(order + 1, dtype=np.float64)
+    return Recursion(kind(alpha), n.astype(kind), np.sqrt(2 * n + 1).astype(kind))
 
 
 @native.opaque
@@ -26,9 +50,9 @@ def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> T
 def step(c: Tensor, f: Tensor, step: float, alpha: float) -> Tensor:
     """`hippo.kernels.legs.step`, where `native.serves` is true of c and f."""
     batch, order = c.shape
-    shared = f.new_full((2, batch), step)  # and scratch: one allocation
-    c, y = c.mT.contiguous(), c.new_empty(order, batch)
-    _call(_advance, c, y, shared[0], f.contiguous(), alpha, 1, shared[1])
+    y, shared = c.mT.clone(memory_format=torch.contiguous_format), f.new_full((2, batch), step)
+    step_, carried = shared.numpy()  # one allocation
+    advance(y.numpy(), f.contiguous().numpy(), step_, recursion(order, alpha, c.dtype), carried)
     return y.mT.contiguous()
 
 
@@ -43,14 +67,15 @@ class _Sequence(torch.autograd.Function):
         states = c.new_empty(min(_CHUNK, length) + 1, order, batch)
         states[0] = c.mT
         outputs = c.new_empty(batch, length, order) if every else None
+        rule = recursion(order, alpha, c.dtype)
         for begin, samples, steps in _chunks(f, step):
             count = len(samples)
-            _call(_advance, states[0], states[1], steps, samples, alpha, count)
+            _advance(states.numpy(), samples.numpy(), steps.numpy(), rule, every)
             if outputs is not None:
                 # A transposed matrix is copied much faster than a tensor of permuted dimensions.
                 rows = states[1 : count + 1].flatten(0, 1).mT.contiguous()
                 outputs[:, begin : begin + count] = rows.unflatten(1, (count, order))
-            states[0] = states[count]
+                states[0] = states[count]
         return states[0].mT.contiguous() if outputs is None else outputs
 
     @staticmethod
@@ -66,17 +91,13 @@ class _Adjoint(torch.autograd.Function):
         ctx.alpha, ctx.every = alpha, every
         batch, order, length = len(grad), grad.shape[-1], len(step)
         grad_f = grad.new_empty(batch, length)
-        grads, carried = grad.new_zeros(min(_CHUNK, length), order, batch), grad.new_zeros(order, batch)
-        if not every:
-            carried.copy_(grad.mT)
+        carried = grad.new_zeros(order, batch) if every else grad.mT.clone(memory_format=torch.contiguous_format)
+        grads, rule = grad.new_empty(0, order, batch), recursion(order, alpha, grad.dtype)
         for begin, samples, steps in reversed(list(_chunks(grad_f, step))):
             count = len(samples)
             if every:
-                grads[:count] = grad[:, begin : begin + count].flatten(1).mT.contiguous().unflatten(0, (count, order))
-            else:
-                grads.zero_()
-            grads[count - 1] += carried
-            _call(_retreat, grads, carried, steps, samples, alpha, count)
+                grads = grad[:, begin : begin + count].flatten(1).mT.contiguous().unflatten(0, (count, order))
+            _retreat(carried.numpy(), grads.numpy(), samples.numpy(), steps.numpy(), rule)
             grad_f[:, begin : begin + count] = samples.mT
         return carried.mT.contiguous(), grad_f
 
@@ -93,80 +114,68 @@ _CHUNK = 64  # steps that are computed in one go, in arrays that fit the cache
 def _chunks(f: Tensor, step: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield where a chunk of steps begins, and samples and steps (≤ 64, B) of it, from (B, L) and (L, B)."""
     for begin in range(0, len(step), _CHUNK):
-        yield begin, f[:, begin : begin + _CHUNK].mT.contiguous(), step[begin : begin + _CHUNK]
+        yield begin, f.detach()[:, begin : begin + _CHUNK].mT.contiguous(), step[begin : begin + _CHUNK]
 
 
-def _call(
-    loop: Callable,
-    source: Tensor,
-    target: Tensor,
-    step: Tensor,
-    f: Tensor,
-    alpha: float,
-    count: int,
-    scratch: Tensor | None = None,
-) -> None:
-    """Call a loop for `count` steps, from and to (N, B) arrays, with steps and samples (count, B) and scratch (B,)."""
-    order, batch = source.shape[-2:]
-    scratch = torch.empty_like(f[0]) if scratch is None else scratch
-    arrays = (source, target, step, f, scratch, *numbers(order, source.dtype))
-    _compile(loop, source.dtype)(*(array.data_ptr() for array in arrays), alpha, order, batch, count)
+@loop
+def _advance(states, f, step, recursion, every):
+    """Fill states (≥ L + 1, N, B) after the first, where every one is wanted, else take the first to the last, by
+    samples and steps (L, B)."""
+    carried, now = np.empty_like(f[0]), 0
+    for t in range(len(f)):
+        if every:
+            now = t + 1
+            copy(states[t].reshape(-1), states[now].reshape(-1))
+        advance(states[now], f[t], step[t], recursion, carried)
 
 
-@functools.cache
-def _compile(loop: Callable, dtype: torch.dtype) -> Callable:
-    return native.build(loop, dtype, "pppppppxnnn")
+@loop
+def _retreat(grad, grads, grad_f, step, recursion):
+    """Take the gradient (N, B) of the last state to that of the state before the first step. What comes to each of L
+    states from outside is grads (L, N, B), if there are any; the gradients of samples go to grad_f (L, B)."""
+    carried = np.empty_like(grad_f[0])
+    for t in range(len(grad_f) - 1, -1, -1):
+        if len(grads) > 0:
+            add(grad.reshape(-1), grads[t].reshape(-1))
+        retreat(grad, grad_f[t], step[t], recursion, carried)
 
 
-@functools.lru_cache(maxsize=16)
-def numbers(order: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """n and sqrt(2 n + 1) for n = 0 … N. The loops take their constants from here, so that all stays in one type."""
-    with torch.inference_mode(False):
-        n = torch.arange(order + 1, dtype=torch.float64, device="cpu")
-        return n.to(dtype), torch.sqrt(2 * n + 1).to(dtype)
+@loop
+def advance(c, f, step, recursion, carried):
+    """Take c (N, B) over one sample f (B,) with relative steps (B,), in place; `carried` (B,) is scratch, for W_n."""
+    alpha, ns, roots = recursion.alpha, recursion.n, recursion.root
+    one, y = ns[1], c[0]
+    for b in range(len(y)):
+        d = step[b]
+        w = d * (y[b] - f[b]) / (one + alpha * d)
+        y[b] -= w
+        carried[b] = w
+    for n in range(1, len(c)):
+        low, high, root, y = ns[n], ns[n + 1], roots[n], c[n]
+        for b in range(len(y)):
+            before, d, w = y[b], step[b], carried[b]
+            solve = one / (one + alpha * d * high)
+            y[b] = before - (d * high * before + root * w) * solve
+            carried[b] = ((one - alpha * d * low) * w + d * root * before) * solve
 
 
-def _advance(c, y, step, f, W, n_, s_, alpha, order, batch, length):
-    """From c to y (N, B); and so on, each step from where the one before has written to what follows in memory. W (B,)
-    is scratch; n_ and s_ are `numbers`."""
-    one = n_[1]
-    for t in range(length):
-        start, now = t * order * batch, t * batch
-        for b in range(batch):
-            x, d = c[start + b], step[now + b]
-            w = d * (x - f[now + b]) / (one + alpha * d)
-            y[start + b] = x - w
-            W[b] = w
-        for k in range(1, order):
-            n, next_n, s, row = n_[k], n_[k + 1], s_[k], start + k * batch
-            for b in range(batch):
-                x, d, w = c[row + b], step[now + b], W[b]
-                solve = one / (one + alpha * d * next_n)
-                y[row + b] = x - (d * next_n * x + s * w) * solve
-                W[b] = ((one - alpha * d * n) * w + d * s * x) * solve
-
-
-def _retreat(grad, before, step, grad_f, V, n_, s_, alpha, order, batch, length):
-    """From the last of the gradients (L, N, B) down to the first, each step's result added to the one before it; that
-    of the first goes to `before` (N, B). V (B,) is scratch."""
-    one, size = n_[1], order * batch
-    for back in range(length):
-        start, now = (length - 1 - back) * size, (length - 1 - back) * batch
-        if back:
-            for i in range(size):
-                grad[start + i] += before[i]
-        for b in range(batch):
-            V[b] = n_[0]
-        for down in range(1, order):
-            k = int(n_[order - down])  # read, not counted down: LLVM does not vectorise rows whose addresses descend
-            n, next_n, s, row = n_[k], n_[k + 1], s_[k], k * batch
-            for b in range(batch):
-                x, d, v = grad[start + row + b], step[now + b], V[b]
-                solve = one / (one + alpha * d * next_n)
-                before[row + b] = x - d * (next_n * x - s * v) * solve
-                V[b] = ((one - alpha * d * n) * v - s * x) * solve
-        for b in range(batch):
-            x, d = grad[start + b], step[now + b]
-            moved = d * (x - V[b]) / (one + alpha * d)
-            before[b] = x - moved
-            grad_f[now + b] = moved
+@loop
+def retreat(grad, grad_f, step, recursion, carried):
+    """The adjoint of `advance`: grad (N, B) ← Āᵀ grad, and grad_f (B,) ← B̄ᵀ of what grad was."""
+    alpha, ns, roots = recursion.alpha, recursion.n, recursion.root
+    one, order = ns[1], len(grad)
+    carried[:] = 0
+    for down in range(1, order):
+        n = int(ns[order - down])  # read, not counted down: LLVM does not vectorise rows whose addresses descend
+        low, high, root, row = ns[n], ns[n + 1], roots[n], grad[n]
+        for b in range(len(row)):
+            x, d, v = row[b], step[b], carried[b]
+            solve = one / (one + alpha * d * high)
+            row[b] = x - d * (high * x - root * v) * solve
+            carried[b] = ((one - alpha * d * low) * v - root * x) * solve
+    row = grad[0]
+    for b in range(len(row)):
+        x, d = row[b], step[b]
+        moved = d * (x - carried[b]) / (one + alpha * d)
+        row[b] = x - moved
+        grad_f[b] = moved
