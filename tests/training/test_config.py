@@ -9,6 +9,7 @@ import hydra
 import pytest
 import torch
 import wandb
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -268,6 +269,27 @@ def test_environment_variables_are_resolved_for_paths_only(compose, monkeypatch,
         assert said.startswith(f"{key.removeprefix('+')}: ")
         assert "in paths only" in said
     assert check(compose("paths.data=${oc.env:TOKEN}"))["paths"]["data"] == "7"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("paths.outputs='${oc.env:TOKEN}'", "name='${paths.outputs}'"),
+        ("paths.outputs='${oc.env:TOKEN}'", "name='${oc.select:paths.outputs}'"),
+        ("hydra.job.name='${oc.env:TOKEN}'", "name='${hydra:job.name}'"),
+        ("+hydra.job.env_set.X='${oc.env:TOKEN}'", "name='${hydra:job.env_set.X}'"),
+    ],
+)
+def test_nor_are_they_in_a_roundabout_way(monkeypatch, overrides):
+    monkeypatch.setenv("TOKEN", "s3cret")
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = hydra.compose("train", list(overrides), return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", composed)
+    config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    with pytest.raises(ConfigError, match=r"name: \$\{oc\.env:TOKEN\} is not resolved.* in paths only") as caught:
+        check(config)
+    assert "s3cret" not in str(caught.value)
+    assert OmegaConf.create({"a": "${oc.env:TOKEN}"}).a == "s3cret"
 
 
 @pytest.mark.parametrize(
