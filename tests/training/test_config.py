@@ -191,6 +191,8 @@ def test_arguments_that_no_file_lists_may_be_added(compose):
         ("model.measure=legt", "model: unknown measure 'legt'"),
         ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
         ("dataset.split_seed=-1", "dataset: The 'random_state' parameter"),
+        ("+trainer.limit_test_batches=0.1", "trainer.limit_test_batches=0.1 of 6 batches is not one"),
+        ("+trainer.limit_train_batches=0.03", "trainer.limit_train_batches=0.03 of 26 batches is not one"),
         ("optimizer._target_=torch.optim.SparseAdam", "optimizer: no step can be taken with it: SparseAdam does not"),
     ],
 )
