@@ -112,7 +112,8 @@ def test_what_was_not_observed_may_hold_anything(bad):
     [
         (torch.tensor([1, 2, 3]), ("a", "b", "c"), "number the 3 classes from 0 to 2; here it goes from 1 to 3"),
         (torch.tensor([-1, 0, 1]), ("a", "b", "c"), "here it goes from -1 to 1"),
-        (torch.tensor([0.0, 1.0, 2.0]), ("a", "b", "c"), "whole numbers where there are classes"),
+        (torch.tensor([0.0, 1.0, 2.0]), ("a", "b", "c"), "whole numbers .int64. where there are classes"),
+        (torch.tensor([0, 1, 2], dtype=torch.int32), ("a", "b", "c"), r"int64.*not \(3,\) of torch.int32"),
         (torch.tensor([0, 1, 2]), (), r"not \(3,\) of torch.int64"),
     ],
 )

@@ -107,14 +107,19 @@ def test_bad_records_among_good_ones_stop_nothing_and_write_nothing_elsewhere(pl
         "seed": good | {"seed": "0/../../../../escaped", "id": f"{good['hash']}-seed0/../../../../escaped"},
         "bare": good | {"metrics": {}},
         "list": [],
+        "taken": good | {"name": "taken.json"},
+        "long": good | {"name": 100 * "漢"},
     }
     for name, record in bad.items():
         (folder / name).mkdir()
         (folder / name / "record.json").write_text(json.dumps(record))
     results = tmp_path / "inside" / "results"
+    (results / "records").mkdir(parents=True)
+    (results / "records" / "taken.json").touch()
     lines = list(collect([folder], results))
     assert len(lines) == len(bad) + 1
     assert all(any(line.startswith(f"left out {folder / name / 'record.json'}: ") for line in lines) for name in bad)
+    (results / "records" / "taken.json").unlink()
     assert len(list(tmp_path.rglob("*.json"))) == len(bad) + 2
     assert names(results) == [RECORD.name]
     assert {path.name for path in tmp_path.iterdir()} == {"outputs", "inside"}

@@ -9,6 +9,7 @@ import hydra
 import pytest
 import torch
 import wandb
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -190,6 +191,8 @@ def test_arguments_that_no_file_lists_may_be_added(compose):
         ("model.measure=legt", "model: unknown measure 'legt'"),
         ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
         ("dataset.split_seed=-1", "dataset: The 'random_state' parameter"),
+        ("+trainer.limit_test_batches=0.1", "trainer.limit_test_batches=0.1 of 6 batches is not one"),
+        ("+trainer.limit_train_batches=0.03", "trainer.limit_train_batches=0.03 of 26 batches is not one"),
         ("optimizer._target_=torch.optim.SparseAdam", "optimizer: no step can be taken with it: SparseAdam does not"),
     ],
 )
@@ -268,6 +271,27 @@ def test_environment_variables_are_resolved_for_paths_only(compose, monkeypatch,
         assert said.startswith(f"{key.removeprefix('+')}: ")
         assert "in paths only" in said
     assert check(compose("paths.data=${oc.env:TOKEN}"))["paths"]["data"] == "7"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("paths.outputs='${oc.env:TOKEN}'", "name='${paths.outputs}'"),
+        ("paths.outputs='${oc.env:TOKEN}'", "name='${oc.select:paths.outputs}'"),
+        ("hydra.job.name='${oc.env:TOKEN}'", "name='${hydra:job.name}'"),
+        ("+hydra.job.env_set.X='${oc.env:TOKEN}'", "name='${hydra:job.env_set.X}'"),
+    ],
+)
+def test_nor_are_they_in_a_roundabout_way(monkeypatch, overrides):
+    monkeypatch.setenv("TOKEN", "s3cret")
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = hydra.compose("train", list(overrides), return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", composed)
+    config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    with pytest.raises(ConfigError, match=r"name: \$\{oc\.env:TOKEN\} is not resolved.* in paths only") as caught:
+        check(config)
+    assert "s3cret" not in str(caught.value)
+    assert OmegaConf.create({"a": "${oc.env:TOKEN}"}).a == "s3cret"
 
 
 @pytest.mark.parametrize(

@@ -135,10 +135,13 @@ class Splits(NamedTuple):
         shifted = [split for shift in self.shifted.values() for split in shift]
         for split in (self.train, self.validation, self.test, *shifted, *(point.test for point in self.curve)):
             y = split.everything.y
-            if (y.dim(), y.is_floating_point()) != ((1, False) if self.classes else (2, True)):
+            fits = (
+                (y.dim() == 1 and y.dtype == torch.int64) if self.classes else (y.dim() == 2 and y.is_floating_point())
+            )
+            if not fits:
                 raise DataError(
-                    "y must be (B,) whole numbers where there are classes, and (B, M) floating-point numbers where "
-                    f"there are none, not {tuple(y.shape)} of {y.dtype}"
+                    "y must be (B,) whole numbers (int64) where there are classes, and (B, M) floating-point numbers "
+                    f"where there are none, not {tuple(y.shape)} of {y.dtype}"
                 )
             if self.classes and not 0 <= y.min() <= y.max() < len(self.classes):
                 raise DataError(

@@ -105,8 +105,8 @@ class SequenceModel(nn.Module, ABC):
         for argument, value in (("x", x), ("timestamps", timestamps), ("mask", mask), ("lengths", lengths)):
             if not isinstance(value, Tensor) and (value is not None or argument == "x"):
                 raise ValueError(
-                    f"{argument} must be a tensor, not {type(value).__name__}; torch.as_tensor({argument}) makes one of "
-                    "an array"
+                    f"{argument} must be a tensor, not {type(value).__name__}; torch.as_tensor({argument}) makes one "
+                    "of an array"
                 )
         if timestamps is not None and timestamps.dtype == torch.bool:
             raise ValueError("timestamps must be numbers, not booleans; pass a mask by its name, mask=…")

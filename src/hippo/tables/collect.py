@@ -57,6 +57,7 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
                 yield f"left out {path}: {reason}"
                 continue
             target = results / "records" / record["name"] / f"{record['id']}.json"
+            target.parent.mkdir(parents=True, exist_ok=True)  # which another file, or the name's length, may forbid
             collected = records.read(target) if target.is_file() else None
         except (records.RecordError, OSError) as error:
             yield _left_out(path, error)
@@ -68,7 +69,6 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
                     "another machine, with other threads, or by other code. Delete the one that you do not want"
                 )
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
         draw(target, record)
         records.write(target, record)
         yield str(target)

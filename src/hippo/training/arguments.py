@@ -9,6 +9,8 @@ A run stands on three things, and an argument is admitted only where it leaves t
 
 import inspect
 import math
+import os
+import re
 from typing import Any
 
 import pytorch_lightning as pl
@@ -68,6 +70,16 @@ REFUSED = {
 }
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+MOST_DEVICES = 16  # of a node; a CPU has as many as it is asked for, and each is a process
+
+
+def _devices(value: Any) -> bool:
+    """Return whether there may be these devices: a number of them, -1 for all, or those of some numbers."""
+    if isinstance(value, str):
+        return re.fullmatch(r"auto|-1|\d{1,3}(,\d{1,3})*,?", value) is not None and value != "0"
+    if isinstance(value, list):
+        return bool(value) and all(type(number) is int and number >= 0 for number in value)
+    return type(value) is int and (value == -1 or 1 <= value <= max(MOST_DEVICES, os.cpu_count() or 1))
 
 
 def refusal(trainer: dict[str, Any]) -> str | None:
@@ -86,6 +98,15 @@ def refusal(trainer: dict[str, Any]) -> str | None:
         value = trainer.get(key, choices[0])
         if not isinstance(value, dict) and value not in choices:
             return f"trainer.{key}={value} is none of {', '.join(choices)}"
+    if not _devices(devices := trainer.get("devices", "auto")):
+        return (
+            f"trainer.devices must be a number from 1 to {max(MOST_DEVICES, os.cpu_count() or 1)}, -1 or auto for all, "
+            f"or a list of numbers of devices, not {devices!r}"
+        )
+    if trainer.get("num_nodes", 1) < 1:
+        return f"trainer.num_nodes must be at least 1, not {trainer['num_nodes']}"
+    if (algorithm := trainer.get("gradient_clip_algorithm")) not in (None, "norm", "value"):
+        return f"trainer.gradient_clip_algorithm={algorithm} is none of norm, value"
     if trainer.get("accumulate_grad_batches", 1) < 1:
         return f"trainer.accumulate_grad_batches must be at least 1, not {trainer['accumulate_grad_batches']}"
     clip = trainer.get("gradient_clip_val")

@@ -32,6 +32,7 @@ def build(values: dict[str, Any]) -> tuple[SequenceData, SequenceLearner]:
     with building("dataset"):
         dataset = instantiate(values["dataset"])
         data = SequenceData(dataset, Path(values["paths"]["data"]).expanduser(), values["seed"])
+    too_few(values["trainer"], dataset.batch_size, data.splits)
     everything = data.splits.train.everything
     pl.seed_everything(values["seed"], verbose=False)
     with building("model"):
@@ -46,6 +47,16 @@ def build(values: dict[str, Any]) -> tuple[SequenceData, SequenceLearner]:
         scheduler=instantiate(values["scheduler"], _partial_=True) if values.get("scheduler") else None,
     )
     return data, module
+
+
+def too_few(trainer: dict[str, Any], batch_size: int, splits: Splits) -> None:
+    """Raise ConfigError if a fraction of a split's batches is none: that of the test split would be missed after
+    training only."""
+    for key, split in (("train", splits.train), ("val", splits.validation), ("test", splits.test)):
+        limit = trainer.get(f"limit_{key}_batches")
+        batches = -(-len(split) // batch_size) if batch_size > 0 else 0
+        if isinstance(limit, float) and batches and int(limit * batches) < 1:
+            raise ConfigError(f"trainer.limit_{key}_batches={limit} of {batches} batches is not one; write 1 for one")
 
 
 def misfit(model: SequenceModel, data: SequenceDataset, splits: Splits) -> None:

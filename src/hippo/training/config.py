@@ -13,13 +13,14 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pydantic
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from hippo.errors import UserError
 from hippo.training import arguments
@@ -70,11 +71,7 @@ _SUPPLIED: dict[str, set[str]] = {
 
 def check(config: DictConfig) -> dict[str, Any]:
     """Return the configuration resolved to plain values, or raise ConfigError naming the first thing wrong with it."""
-    _refuse_environment(OmegaConf.to_container(config), "")
-    try:
-        values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+    values = resolved(config)
     _check_call(Settings, values, "")
     _check_call(Paths, values["paths"], "paths")
     for key, value in values.items():
@@ -99,6 +96,56 @@ def check(config: DictConfig) -> dict[str, Any]:
     return values
 
 
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """Return the plain values of a configuration, with environment variables below `paths` alone: a configuration ends
+    up in records, on pages and in W&B.
+
+    Raises:
+        ConfigError: If a value is missing, refers to what is not there, or comes from an environment variable
+            elsewhere, in whatever roundabout way: through `paths`, or through Hydra's own configuration.
+    """
+    _refuse_environment(OmegaConf.to_container(config), "")
+    values: dict[str, Any] = {}
+    for below_paths in (False, True):
+        with contextlib.nullcontext() if below_paths else _without_environment():
+            for key in (key for key in map(str, config) if (key == "paths") == below_paths):
+                try:
+                    value = config[key]
+                    if OmegaConf.is_config(value):
+                        value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+                except OmegaConfBaseException as error:
+                    cause: BaseException | None = error
+                    while cause is not None:  # OmegaConf wraps what a resolver raises, more than once
+                        if isinstance(cause, _Environment):
+                            raise ConfigError(f"{key}: {cause}") from error
+                        cause = cause.__cause__ or cause.__context__
+                    raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+                values[key] = value
+    return {key: values[key] for key in map(str, config)}
+
+
+class _Environment(Exception):
+    """A value comes from an environment variable."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"{found} is not resolved. Environment variables may stand in paths only: they may hold a secret, and the "
+            "configuration is recorded and published"
+        )
+
+
+@contextlib.contextmanager
+def _without_environment() -> Iterator[None]:
+    def refuse(name: str, *default: Any) -> None:
+        raise _Environment(f"${{oc.env:{name}}}")
+
+    OmegaConf.register_new_resolver("oc.env", refuse, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
 def check_seed(seed: int) -> None:
     """Raise ConfigError if a run cannot have this seed."""
     if not 0 <= seed < 2**32:
@@ -114,7 +161,7 @@ def _naming(key: str) -> Iterator[None]:
 
 
 def _refuse_environment(value: Any, where: str) -> None:
-    """Refuse environment variables outside `paths`: a configuration ends up in records, on pages and in W&B."""
+    """Refuse environment variables that stand outside `paths`, with the key at which one does."""
     if where == "paths":
         return
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -122,10 +169,7 @@ def _refuse_environment(value: Any, where: str) -> None:
         if isinstance(item, dict | list):
             _refuse_environment(item, path)
         elif isinstance(item, str) and re.search(r"\$\{\s*oc\.env\b", item):
-            raise ConfigError(
-                f"{path}: {item} is not resolved. Environment variables may stand in paths only: they may hold a "
-                "secret, and the configuration is recorded and published"
-            )
+            raise ConfigError(f"{path}: {_Environment(item)}")
 
 
 def _check_node(value: Any, where: str, supplied: set[str]) -> None:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from hippo import locks
 from hippo.errors import UserError
 from hippo.training import foreign, records
-from hippo.training.config import check, check_seed
+from hippo.training.config import check, check_seed, resolved
 from hippo.training.errors import reason
 from hippo.training.processes import mute
 from hippo.training.run import run as train
@@ -82,7 +82,7 @@ class Run:
             config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
             if own is not None:
                 # Before the check, which imports what it is to check the arguments of.
-                foreign.admit(OmegaConf.to_container(config, resolve=True), own)
+                foreign.admit(resolved(config), own)
             values = check(config)
         finally:
             HydraConfig.instance().cfg = before
