@@ -46,7 +46,8 @@ def best(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | None
     Args:
         measure: With an orthonormal basis, as all in `hippo.measures` but LMU, and in `hippo.weighted`.
         order: N.
-        signal, timestamps: As of `missed`.
+        signal: As of `missed`.
+        timestamps: As of `missed`.
 
     Returns:
         (B, N) or (B, C, N), float64; NaN where the signal does not change.
@@ -69,7 +70,8 @@ def order_for(
 
     Args:
         measure: With an orthonormal basis.
-        signal, timestamps: As of `missed`. Signals that do not change count for nothing.
+        signal: As of `missed`. Signals that do not change count for nothing.
+        timestamps: As of `missed`.
         miss: The share of the variance, between 0 and 1.
         most: The highest order that is looked at.
 

@@ -97,7 +97,8 @@ class SlidingFrame(Translated):
 
     Args:
         length: The window θ.
-        functions, pieces: As of `ScaledFrame`.
+        functions: As of `ScaledFrame`.
+        pieces: As of `ScaledFrame`.
         periodic: Whether every function has one value at both ends.
     """
 

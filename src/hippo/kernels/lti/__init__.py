@@ -5,14 +5,9 @@ Three forms of the same map with the same signature. `recurrence` is the definit
 composes steps pairwise, in log₂ L rounds of one product each: more work, but rounding does not spread to what came
 before, as it does under an FFT. `last` gives the end alone, and `powers` is what kernels are made of.
 
-Args, of each of the three:
-    A: Ā (N, N).
-    B: B̄ (N,).
-    f: Signal (..., L).
-    c: Coefficients before the first sample (..., N).
+Each takes Ā (N, N), B̄ (N,), a signal f (..., L), and the coefficients c before the first sample, (..., N).
 
-Returns:
-    The coefficients after every sample (..., L, N).
+Each returns the coefficients after every sample, (..., L, N).
 """
 
 from hippo.kernels.lti.blocks import Blocks, last
