@@ -138,7 +138,7 @@ def test_the_mean_over_time_weighs_outputs_by_the_gaps_before_them():
     torch.testing.assert_close(model(x[1:, :3], times[1:, :3]), outputs[1:, 0], **CLOSE)  # no time has passed
     state = None
     for k, x_k in enumerate(x.unbind(1)):
-        features, state = model.step(x_k, state, times[:, k])
+        features, state = model.step(x_k, times[:, k], state=state)
     torch.testing.assert_close(features, expected, **CLOSE)
 
 
