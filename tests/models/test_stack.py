@@ -18,6 +18,7 @@ LAYERS = {
     "lru": partial(LRU, state_size=5),
     "rtf": partial(RTF, state_size=3, length=16),
     "scale": partial(ScaleConvolution, order=5, discretization="zoh"),
+    "dense": partial(ScaleConvolution, order=5, channels=2),
 }
 every_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
 SHAPES = [
@@ -26,6 +27,7 @@ SHAPES = [
     {"prenorm": False, "mix": "none"},
     {"norm": "batch", "prenorm": False, "pooling": "last"},
     {"pooling": "time"},
+    {"pooling": "last"},
 ]
 every_shape = pytest.mark.parametrize("settings", SHAPES, ids=lambda settings: "-".join(settings) or "default")
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}

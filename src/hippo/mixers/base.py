@@ -60,6 +60,10 @@ class Mixer(nn.Module, ABC):
             ValueError: If the layer has no rule for this rate.
         """
 
+    def last(self, x: Tensor, rate: float | Tensor = 1.0) -> Tensor:
+        """Return the output for the last sample alone, (B, H), of a whole sequence. A layer may have a shorter way."""
+        return self.forward(x, None, rate)[0][:, -1]
+
     @abstractmethod
     def step(self, x: Tensor, state: Any = None, rate: float | Tensor = 1.0) -> tuple[Tensor, Any]:
         """Return the output for one sample and the next state, in constant memory: one step of `forward`.

@@ -68,18 +68,30 @@ class ScaleConvolution(Mixer):
         return like.new_zeros(batch, channels, self.order), time
 
     def forward(self, x: Tensor, state: State | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, State]:
+        u, c, step, time = self._written(x, state, rate)
+        y, c = scaled.read(u, c, step, self.C, self.power, _ALPHA[self.discretization])
+        return torch.addcmul(y, self.D, x), (c, time)
+
+    def last(self, x: Tensor, rate: float | Tensor = 1.0) -> Tensor:
+        c = scaled.remember(*self._written(x, None, rate)[:3], self.power, _ALPHA[self.discretization])
+        if self.write is None:
+            return torch.addcmul((c * self.C).sum(-1), self.D, x[:, -1])
+        return torch.addcmul(nn.functional.linear(c.flatten(1), self.C.flatten(1)), self.D, x[:, -1])
+
+    def step(self, x: Tensor, state: State | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, State]:
+        y, state = self.forward(x.unsqueeze(1), state, rate.unsqueeze(1) if isinstance(rate, Tensor) else rate)
+        return y.squeeze(1), state
+
+    def _written(self, x: Tensor, state: State | None, rate: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what is written to the memories (B, L, channels), their coefficients before it, the relative steps, and
+        the time after it."""
         self.check_rate(rate)
         u = x if self.write is None else self.write(x)
         step, time = self._steps(x, None if state is None else state[1], rate)
         c = nn.functional.pad(u[:, 0].unsqueeze(-1), (0, self.order - 1))
         if state is not None:
             c = torch.where((state[1] < 0)[:, None, None], c, state[0])
-        y, c = scaled.read(u, c, step, self.C, self.power, _ALPHA[self.discretization])
-        return torch.addcmul(y, self.D, x), (c, time)
-
-    def step(self, x: Tensor, state: State | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, State]:
-        y, state = self.forward(x.unsqueeze(1), state, rate.unsqueeze(1) if isinstance(rate, Tensor) else rate)
-        return y.squeeze(1), state
+        return u, c, step, time
 
     def _steps(self, x: Tensor, since: Tensor | None, rate: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return relative steps dt/t, (L, B) or (L, 1), and the time of the last sample (B,); `since` is that of the

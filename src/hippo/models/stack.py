@@ -109,6 +109,8 @@ class Stack(SequenceModel):
         rate = self._rates(x, timestamps, None)
         if isinstance(rate, Tensor) and lengths is not None:  # what stands in the padding need not look irregular
             rate = torch.where(_valid(x, lengths), rate, rate[:, :1])
+        if self.pooling == "last" and lengths is None and isinstance(self.norm, _Norm) and not self.norm.by_batch:
+            return self._last(x, rate)
         z, _ = self._run(x, rate, lengths, None)
         if self.pooling == "last":
             return z[:, -1] if lengths is None else z[torch.arange(len(z), device=z.device), lengths - 1]
@@ -205,6 +207,14 @@ class Stack(SequenceModel):
             after.append(state)
         return self.norm(z, valid) if isinstance(self.norm, _Norm) else z, tuple(after)
 
+    def _last(self, x: Tensor, rate: float | Tensor) -> Tensor:
+        """Return the output of the last block after the last step (B, H), where no norm sees other steps."""
+        z = self.encoder(x)
+        *blocks, top = (cast(_Block, block) for block in self.blocks)
+        for block in blocks:
+            z, _ = block(z, None, rate, None)
+        return self.norm(top.last(z, rate))
+
     def _rates(self, x: Tensor, timestamps: Tensor | None, before: Tensor | None) -> float | Tensor:
         """Return the factor on each time step, (B, L), or one number for all. `before` is the time before the first."""
         if timestamps is None or not self.uses_timestamps:
@@ -231,6 +241,13 @@ class _Block(nn.Module):
             y, state = self.mixer(y.to(self.dtype), state, rate)
         y = x + self._after(y)
         return y if self.prenorm else self.norm(y, valid), state
+
+    def last(self, x: Tensor, rate: float | Tensor) -> Tensor:
+        """Return the output for the last sample alone, with the norm before the mixer."""
+        y = self.norm(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y = self.mixer.last(y.to(self.dtype), rate)
+        return x[:, -1] + self._after(y)
 
     def step(self, x: Tensor, state: Any, rate: float | Tensor) -> tuple[Tensor, Any]:
         y = self.norm(x) if self.prenorm else x

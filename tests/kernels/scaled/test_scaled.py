@@ -67,6 +67,16 @@ def test_outputs_coefficients_and_gradients_are_those_of_the_recurrence(form, po
 
 
 @every_rule
+def test_what_is_remembered_and_its_gradients_are_the_state_that_reading_ends_in(power, alpha):
+    for shared in (False, True):
+        x, state, step, C = a_problem(shared=shared)
+        found = [scaled.remember(x, state, step, power, alpha), scaled.read(x, state, step, C, power, alpha)[1]]
+        torch.testing.assert_close(*found, **CLOSE)
+        gradients = [torch.autograd.grad((after * after.detach().sin()).sum(), [x, state]) for after in found]
+        torch.testing.assert_close(*gradients, **CLOSE)
+
+
+@every_rule
 @every_form
 def test_gradients_are_those_of_finite_differences(form, power, alpha):
     x, state, step, C = a_problem(batch=2, length=31 if form is scaled else 12, features=1, order=3)

@@ -11,10 +11,11 @@ cpu         a compiled loop, with its adjoint, where every channel has a readout
 
 from torch import Tensor
 
+from hippo.kernels import legs
 from hippo.kernels.common.native import serves
 from hippo.kernels.scaled import naive
 
-__all__ = ["read"]
+__all__ = ["read", "remember"]
 
 
 def read(
@@ -40,3 +41,13 @@ def read(
 
         return cpu.read(x, state, step, C, power, alpha)
     return naive.read(x, state, step, C, power, alpha)
+
+
+def remember(x: Tensor, state: Tensor, step: Tensor, power: float = 0.0, alpha: float | None = 0.5) -> Tensor:
+    """Return the coefficients after the last sample (B, H, N), where nothing is read before. Arguments are those of
+    `read`."""
+    (batch, _, features), order = x.shape, state.shape[-1]
+    if power != 0 or alpha is None:
+        return read(x, state, step, x.new_zeros(features, order), power, alpha)[1]
+    each = step.repeat_interleave(features, dim=1) if step.shape[1] > 1 else step
+    return legs.sequence(state.flatten(0, 1), x.mT.flatten(0, 1), each, alpha, every=False).unflatten(0, (batch, -1))
