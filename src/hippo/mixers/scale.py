@@ -83,8 +83,8 @@ class ScaleConvolution(Mixer):
         return y.squeeze(1), state
 
     def _written(self, x: Tensor, state: State | None, rate: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what is written to the memories (B, L, channels), their coefficients before it, the relative steps, and
-        the time after it."""
+        """Return what is written to the memories (B, L, channels), their coefficients before, the relative steps, and
+        the time after."""
         self.check_rate(rate)
         u = x if self.write is None else self.write(x)
         step, time = self._steps(x, None if state is None else state[1], rate)
