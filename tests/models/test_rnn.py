@@ -1,11 +1,13 @@
 """Plain and gated recurrent networks against their equations."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from hippo.kernels import cells
-from hippo.models import GRU, LSTM, MGU, RNN
+from hippo.models import GRU, LSTM, MGU, RNN, HiPPORNN
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -73,3 +75,77 @@ def test_the_forget_bias_is_the_forget_gates_alone():
         biased.rnn.bias_ih_l0[3:6] = 1.0
         _, (_, cell) = biased.rnn(torch.zeros(4, 1, 2), (torch.zeros(1, 1, 3), torch.ones(1, 1, 3)))
     torch.testing.assert_close(cell, torch.sigmoid(torch.tensor(1.0)).pow(4).expand(1, 1, 3))
+
+
+GATED = {
+    "gru": lambda unit: GRU(3, 7, gate_unit=unit),
+    "lstm": lambda unit: LSTM(3, 7, gate_unit=unit),
+    "hippo": lambda unit: HiPPORNN(3, 7, memory_order=5, gate_unit=unit),
+}
+every_gated = pytest.mark.parametrize("make", GATED.values(), ids=GATED.keys())
+
+
+def alike(make, unit):
+    """A model whose gates act in time, and one with the same weights whose gates act by the sample."""
+    in_time, by_sample = make(unit), make(None)
+    by_sample.load_state_dict(in_time.state_dict())
+    return in_time, by_sample
+
+
+@every_gated
+def test_gates_in_time_act_by_the_sample_where_every_gap_is_one_unit(make, relative_error):
+    in_time, by_sample = alike(make, 0.25)
+    x, times = torch.randn(4, 9, 3, requires_grad=True), 0.25 * torch.arange(9.0).expand(4, -1)
+    found, expected = in_time(x, times), by_sample(x, times)
+    assert relative_error(found, expected) < 1e-12
+    of_x, of_x_expected = (torch.autograd.grad(features.square().sum(), x)[0] for features in (found, expected))
+    assert relative_error(of_x, of_x_expected) < 1e-11
+    assert torch.equal(in_time(x), by_sample(x))
+
+
+@every_gated
+def test_a_gap_of_three_units_does_what_three_steps_with_the_same_gates_would(make, relative_error):
+    in_time, by_sample = alike(make, 1.0)
+    with torch.no_grad():  # gates and candidates depend on the input alone
+        if isinstance(in_time, HiPPORNN):
+            for layer in (*in_time.modules(), *by_sample.modules()):
+                if isinstance(layer, torch.nn.Linear) and layer.out_features == 7:
+                    layer.weight[:, 3:] = 0
+        else:
+            for model in (in_time, by_sample):
+                model.rnn.get_parameter("weight_hh_l0").zero_()
+    x = torch.randn(4, 3, 3)
+    slow = in_time(x, torch.tensor([[0.0, 3.0, 4.0]]).expand(4, -1))
+    repeated = by_sample(torch.cat([x[:, :1], *[x[:, 1:2]] * 3, x[:, 2:]], dim=1))
+    assert relative_error(slow, repeated) < 1e-12
+
+
+@every_gated
+def test_a_gap_of_nothing_leaves_what_the_gates_hold(make):
+    model, x = make(1.0), torch.randn(4, 3, 3)
+    if isinstance(model, LSTM):
+        with torch.no_grad():  # the output gate acts by the sample
+            model.rnn.get_parameter("weight_hh_l0").zero_()
+            model.rnn.get_parameter("weight_ih_l0")[-7:] = 0
+    x[:, 2] = x[:, 1]
+    once, twice = (
+        model(x[:, :2], torch.tensor([[0.0, 2.0]]).expand(4, -1)),
+        model(x, torch.tensor([[0.0, 2.0, 2.0]]).expand(4, -1)),
+    )
+    torch.testing.assert_close(twice, once, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_open_forget_gate_keeps_the_cell_and_adds_to_it(dtype):
+    forget = torch.full((1, 1), 90.0, dtype=dtype)
+    zero, write = torch.zeros_like(forget), torch.full_like(forget, 90.0)
+    from_x = torch.cat([write, forget, torch.full_like(forget, 0.5), write], dim=1).unsqueeze(0)
+    h = cells.lstm(from_x, torch.zeros(4, 1, dtype=dtype), torch.full((1, 1, 1), 3.0, dtype=dtype))
+    torch.testing.assert_close(h[0], torch.tanh(3 * torch.tanh(zero + 0.5)))
+
+
+@pytest.mark.parametrize("unit", [0.0, -1.0, math.nan, math.inf])
+@every_gated
+def test_a_unit_that_is_no_length_of_time_is_refused(make, unit):
+    with pytest.raises(ValueError, match="gate_unit"):
+        make(unit)

@@ -131,19 +131,6 @@ def test_approximation_is_bounded_by_the_best_polynomial(script, tmp_path):
     assert (tmp_path / "figures" / "approximation.png").stat().st_size > 10_000
 
 
-@pytest.fixture
-def gates():
-    return runpy.run_path(str(ROOT / "scripts" / "gates.py"))
-
-
-def test_gates_by_time_replace_as_much_at_every_rate(gates):
-    z = torch.linspace(-20, 20, 41, dtype=torch.float64)
-    torch.testing.assert_close(gates["by_time"](1.0)(z), torch.sigmoid(z))
-    twice = gates["by_time"](2.0)(z)
-    torch.testing.assert_close(1 - (1 - twice) ** 2, torch.sigmoid(z))  # two at twice the rate: as one
-    torch.testing.assert_close(gates["by_time"](0.5)(z), 1 - (1 - torch.sigmoid(z)) ** 2)
-
-
 def test_gates_are_tested_on_a_run(script, trajectories_root, tmp_path):
     small = ("model.hidden_size=16", "trainer.max_epochs=4", "optimizer.lr=0.01", "trainer=cpu", "threads=1")
     where = (f"paths.data={trajectories_root}", f"paths.outputs={tmp_path / 'outputs'}", "logger=none")

@@ -161,6 +161,16 @@ def gaps(timestamps: Tensor | None, like: Tensor) -> Tensor:
     return torch.diff(times, dim=1, prepend=times[:, :1]).to(like)
 
 
+def units(timestamps: Tensor | None, unit: float | None, like: Tensor) -> Tensor | None:
+    """Return the units of time that each step stands for, (L, B, 1), the first for one; None where one or the other is
+    None."""
+    if timestamps is None or unit is None:
+        return None
+    elapsed = gaps(timestamps, like) / unit
+    elapsed[:, 0] = 1.0
+    return elapsed.mT.unsqueeze(-1)
+
+
 def with_mask(x: Tensor, mask: Tensor | None) -> Tensor:
     """Return [x, mask], (B, L, 2C); without a mask everything was observed."""
     return torch.cat([x, torch.ones_like(x) if mask is None else mask.to(x)], dim=-1)

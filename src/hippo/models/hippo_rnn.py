@@ -1,6 +1,6 @@
 """The gated network around a HiPPO memory (Figure 2 of arXiv 2008.07669)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from hippo.kernels.gated import naive
 from hippo.kernels.gated.steps import Step
 from hippo.measures import Measure
 from hippo.memory import HiPPO
-from hippo.models.base import SequenceModel
+from hippo.models.base import SequenceModel, positive_time, units
 
 
 class HiPPORNN(SequenceModel):
@@ -30,6 +30,9 @@ class HiPPORNN(SequenceModel):
         memory_order: Coefficients N; the hidden size where None.
         measure: What the memory remembers: "legs" or a `Measure`.
         discretization: See `hippo.HiPPO`.
+        gate_unit: Time that counts as one step of the gate, in the unit of the timestamps. With it the gate acts in
+            time: after a gap of Δ units it has replaced 1 − (1 − g)^Δ of the hidden state, as a memory of order 1 does
+            (arXiv 1804.11188). By the sample where None, or where there are no timestamps.
     """
 
     uses_timestamps = True
@@ -41,8 +44,12 @@ class HiPPORNN(SequenceModel):
         memory_order: int | None = None,
         measure: str | Measure = "legs",
         discretization: str | float = "bilinear",
+        gate_unit: float | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size)
+        if gate_unit is not None:
+            positive_time(gate_unit=gate_unit)
+        self.gate_unit = gate_unit
         self.memory = HiPPO(measure, hidden_size if memory_order is None else memory_order, discretization)
         self.write = nn.Linear(input_size + hidden_size, 1)
         self.gate = nn.Linear(input_size + self.memory.order, hidden_size)
@@ -68,22 +75,21 @@ class HiPPORNN(SequenceModel):
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.write.weight)
             steps = self.memory.kernel_steps(x.shape[1], timestamps, like=x)
-            return kernels.gated(*self._inputs(x), steps, self._transitions(x, timestamps), owner=self)
+            gaps = units(timestamps, self.gate_unit, x)
+            return kernels.gated(*self._inputs(x), steps, self._transitions(x, timestamps), owner=self, gaps=gaps)
 
     @property
     def route(self) -> str | None:
         """What has served the latest forward pass: see `hippo.kernels.gated.route`."""
         return kernels.route(self)
 
-    def step_by_step(
-        self, x: Tensor, timestamps: Tensor | None, gate: Callable[[Tensor], Tensor] = torch.sigmoid
-    ) -> list[Tensor]:
+    def step_by_step(self, x: Tensor, timestamps: Tensor | None, gaps: Tensor | None = None) -> list[Tensor]:
         """Return the hidden states (B, D) after each step as the equations have it: for gradients of any order, for
-        gates g of another kind, and as the reference for `states`."""
+        gaps (L, B, 1) that the gate is told of, and as the reference for `states`."""
         inputs, read, bias, written_x, write = self._inputs(x)
         read_x, read_c = read.tensor_split([self.input_size], dim=1)
         from_x = nn.functional.linear(inputs, read_x, bias)
-        return naive.gated(from_x, written_x, read_c, write, self._transitions(x, timestamps), gate)
+        return naive.gated(from_x, written_x, read_c, write, self._transitions(x, timestamps), gaps)
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return x (L, B, C), read (2D, C + N), bias (2D,), written_x (L, B) and write (D,) for `kernels.gated`."""

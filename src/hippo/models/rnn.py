@@ -1,4 +1,4 @@
-"""Plain and gated recurrent networks: the framework's kernels where these are fast. None of them uses timestamps."""
+"""Plain and gated recurrent networks: the framework's kernels where these are fast."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hippo.kernels import cells
-from hippo.models.base import SequenceModel
+from hippo.models.base import SequenceModel, positive_time, units
 
 _CHUNK = 4096  # steps
 
@@ -52,18 +52,55 @@ class GRULayer(nn.GRU):
         return hidden, hidden[-1:]
 
 
-class GRU(RNN):
+class _Gated(RNN):
+    """A network whose gates may act in time."""
+
+    def __init__(self, input_size: int, hidden_size: int, gate_unit: float | None) -> None:
+        super().__init__(input_size, hidden_size)
+        if gate_unit is not None:
+            positive_time(gate_unit=gate_unit)
+        self.gate_unit, self.uses_timestamps = gate_unit, gate_unit is not None
+
+    def unroll(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        gaps = units(timestamps, self.gate_unit, x)
+        if gaps is None:
+            return super().unroll(x, timestamps, mask)
+        weight_x, weight_h, bias_x, bias_h = self.rnn.parameters()
+        return self._in_time(
+            nn.functional.linear(x.transpose(0, 1), weight_x, bias_x), weight_h, bias_h, gaps
+        ).transpose(0, 1)
+
+    def last(self, x: Tensor, timestamps: Tensor | None, mask: Tensor | None) -> Tensor:
+        if timestamps is None or self.gate_unit is None:
+            return super().last(x, timestamps, mask)
+        return self._checked(x, timestamps, mask)[:, -1].clone()
+
+    def _in_time(self, from_x: Tensor, weight: Tensor, bias: Tensor, gaps: Tensor) -> Tensor:
+        """Return the hidden states (L, B, D) from what the input brings to each step, and gaps (L, B, 1)."""
+        raise NotImplementedError
+
+
+class GRU(_Gated):
     """One layer of `torch.nn.GRU`, gated by update and reset (arXiv 1406.1078).
 
     Args:
         input_size: Channels C.
         hidden_size: Features D.
+        gate_unit: Time that counts as one step, in the unit of the timestamps. With it the update acts in time: after a
+            gap of Δ units it has replaced 1 − (1 − g)^Δ of the hidden state (arXiv 1804.11188). By the sample where
+            None, or where there are no timestamps.
     """
 
     kernel = GRULayer
 
+    def __init__(self, input_size: int, hidden_size: int = 512, gate_unit: float | None = None) -> None:
+        super().__init__(input_size, hidden_size, gate_unit)
 
-class LSTM(RNN):
+    def _in_time(self, from_x: Tensor, weight: Tensor, bias: Tensor, gaps: Tensor) -> Tensor:
+        return cells.gru(from_x, weight, bias, gaps=gaps)
+
+
+class LSTM(_Gated):
     """One layer of `torch.nn.LSTM` (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
     Args:
@@ -71,15 +108,23 @@ class LSTM(RNN):
         hidden_size: Features D.
         forget_bias: Added to the forget gate's initial bias, which the framework draws around 0, so that a cell forgets
             half of what it holds at each step. Jozefowicz et al. 2015 advise 1.
+        gate_unit: Time that counts as one step, in the unit of the timestamps. With it the cell acts in time: a gap of
+            Δ units, were Δ whole, does what Δ steps with the same gates and candidate would. By the sample where None,
+            or where there are no timestamps.
     """
 
     kernel = nn.LSTM
 
-    def __init__(self, input_size: int, hidden_size: int = 512, forget_bias: float = 0.0) -> None:
-        super().__init__(input_size, hidden_size)
+    def __init__(
+        self, input_size: int, hidden_size: int = 512, forget_bias: float = 0.0, gate_unit: float | None = None
+    ) -> None:
+        super().__init__(input_size, hidden_size, gate_unit)
         with torch.no_grad():
             _, forget, _, _ = self.rnn.get_parameter("bias_ih_l0").chunk(4)  # input, forget, cell, output
             forget += forget_bias
+
+    def _in_time(self, from_x: Tensor, weight: Tensor, bias: Tensor, gaps: Tensor) -> Tensor:
+        return cells.lstm(from_x + bias, weight, gaps)
 
 
 class MGU(SequenceModel):

@@ -25,7 +25,10 @@ NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force", "window"}
 _LATER = {"scheduler"}  # keys younger than the first records: where they say nothing, they are not there
 # Settings of models that records made before them lack, by class, with the value that those records stand for. A
 # configuration that is to be run states them (`hippo.training.config.check`), so none is taken for an old record.
-ADDED: dict[str, dict[str, Any]] = {"hippo.models.ExpRNN": {"base": "initial"}}
+ADDED: dict[str, dict[str, Any]] = {
+    "hippo.models.ExpRNN": {"base": "initial"},
+    **{f"hippo.models.{name}": {"gate_unit": None} for name in ("HiPPORNN", "GRU", "LSTM")},
+}
 _HARDWARE = {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar"}
 _PACKAGES = (
     "torch",

@@ -7,15 +7,17 @@ compiled loops. Shapes: L steps, B samples, D features, Z numbers that the input
 from torch import Tensor
 
 from hippo.kernels.cells import naive
-from hippo.kernels.cells.naive import fru, gru_step, mgu, modrelu
+from hippo.kernels.cells.naive import fru, gru_step, kept, lstm, mgu, modrelu
 from hippo.kernels.common import native
 from hippo.kernels.common.native import serves
 
-__all__ = ["fru", "gru", "gru_step", "lmu", "mgu", "modrelu", "serves"]
+__all__ = ["fru", "gru", "gru_step", "kept", "lmu", "lstm", "mgu", "modrelu", "serves"]
 
 
 @native.opaque
-def gru(from_x: Tensor, weight: Tensor, bias: Tensor, decay: Tensor | None = None) -> Tensor:
+def gru(
+    from_x: Tensor, weight: Tensor, bias: Tensor, decay: Tensor | None = None, gaps: Tensor | None = None
+) -> Tensor:
     """Return the states of the gated recurrent unit of `torch.nn.GRU` (arXiv 1406.1078):
 
         [r_t, u_t] = σ(from_x_t + W h_{t-1} + b),  n_t = tanh(from_x_t + r_t (W h_{t-1} + b)),
@@ -26,16 +28,17 @@ def gru(from_x: Tensor, weight: Tensor, bias: Tensor, decay: Tensor | None = Non
         weight: W (3D, D).
         bias: b (3D,).
         decay: What h_{t-1} is multiplied by before each step, (L, B, D), as in GRU-D (arXiv 1606.01865), or None.
+        gaps: Time that each step stands for, (L, B, 1): then u_t to that power takes the place of u_t. 1 where None.
 
     Returns:
         (L, B, D), not to be changed in place.
     """
     inputs = from_x, weight, bias, decay
-    if serves(*inputs):
+    if gaps is None and serves(*inputs):
         from hippo.kernels.cells import cpu  # numba, which takes half a second to load
 
         return cpu.gru(*inputs)
-    return naive.gru(*inputs)
+    return naive.gru(*inputs, gaps)
 
 
 @native.opaque

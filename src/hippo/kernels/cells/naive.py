@@ -10,23 +10,44 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 
-def gru(from_x: Tensor, weight: Tensor, bias: Tensor, decay: Tensor | None = None) -> Tensor:
+def kept(z: Tensor, gap: Tensor | None) -> Tensor:
+    """Return σ(z)^gap, the share of a state that is left after a gap (B, 1) if σ(z) is left after one unit of time."""
+    return torch.sigmoid(z) if gap is None else torch.exp(-gap * torch.nn.functional.softplus(-z))
+
+
+def gru(
+    from_x: Tensor, weight: Tensor, bias: Tensor, decay: Tensor | None = None, gaps: Tensor | None = None
+) -> Tensor:
     """The gated recurrent unit of `torch.nn.GRU` (arXiv 1406.1078), and that of GRU-D (arXiv 1606.01865)."""
     h = from_x.new_zeros(from_x.shape[1], weight.shape[1])
     hidden = []
     for t, z_x in enumerate(from_x):
-        h = gru_step(z_x, h if decay is None else decay[t] * h, weight, bias)
+        h = gru_step(z_x, h if decay is None else decay[t] * h, weight, bias, None if gaps is None else gaps[t])
         hidden.append(h)
     return torch.stack(hidden)
 
 
-def gru_step(from_x: Tensor, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def gru_step(from_x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, gap: Tensor | None = None) -> Tensor:
     """Return the next hidden state (B, D) from from_x (B, 3D) and the present one."""
-    size = h.shape[-1]
-    gates_x, candidate_x = from_x.split([2 * size, size], dim=-1)
-    gates_h, candidate_h = linear(h, weight, bias).split([2 * size, size], dim=-1)
-    reset, update = torch.sigmoid(gates_x + gates_h).chunk(2, dim=-1)
-    return torch.lerp(torch.tanh(torch.addcmul(candidate_x, reset, candidate_h)), h, update)
+    reset_x, update_x, candidate_x = from_x.chunk(3, dim=-1)
+    reset_h, update_h, candidate_h = linear(h, weight, bias).chunk(3, dim=-1)
+    candidate = torch.tanh(torch.addcmul(candidate_x, torch.sigmoid(reset_x + reset_h), candidate_h))
+    return torch.lerp(candidate, h, kept(update_x + update_h, gap))
+
+
+def lstm(from_x: Tensor, weight: Tensor, gaps: Tensor) -> Tensor:
+    """Long short-term memory (Hochreiter and Schmidhuber 1997) whose cell goes on for a gap as it would in one unit."""
+    h = c = from_x.new_zeros(from_x.shape[1], weight.shape[1])
+    hidden = []
+    for z_x, gap in zip(from_x, gaps, strict=True):
+        write, forget, candidate, output = linear(h, weight).add(z_x).chunk(4, dim=-1)
+        forget = forget.clamp(max=50)  # 1 to the last digit, but for what is divided by below
+        lost = -torch.expm1(-gap * torch.nn.functional.softplus(-forget))
+        units = lost / torch.sigmoid(-forget)  # 1 + f + f² + …, as many as the gap has units
+        c = c - lost * c + torch.sigmoid(write) * units * torch.tanh(candidate)
+        h = torch.sigmoid(output) * torch.tanh(c)
+        hidden.append(h)
+    return torch.stack(hidden)
 
 
 def lmu(

@@ -50,6 +50,7 @@ def gated(
     steps: LegSSteps | LTIStep | None,
     transitions: Iterable[Step],
     owner: object,
+    gaps: Tensor | None = None,
 ) -> Sequence[Tensor] | Tensor:
     """Return the hidden states (B, D) after each of L steps, L of them or (L, B, D) (arXiv 2008.07669, Figure 2):
 
@@ -69,11 +70,13 @@ def gated(
         steps: The memory's steps in a form that kernels know; None where they have none.
         transitions: The same as L functions; drawn where no kernel serves.
         owner: Of the weights, such as a module: `route` knows it, and at its death graphs on a GPU are released.
+        gaps: Time that each step stands for, (L, B, 1): then 1 − (1 − σ(g_t))^gap takes the place of σ(g_t), and no
+            kernel serves. 1 where None.
 
     Raises:
         RuntimeError: In a backward pass of "cpu" or "gpu", if a gradient of higher order is asked for.
     """
-    chosen = choose((x, read, bias, written_x, write), steps)
+    chosen = "naive" if gaps is not None else choose((x, read, bias, written_x, write), steps)
     _routes[owner] = chosen
     if isinstance(steps, LegSSteps) and chosen == "cpu":
         from hippo.kernels.gated import cpu  # numba, which takes half a second to load
@@ -91,7 +94,7 @@ def gated(
         if chosen == "cell":
             return cells.lmu(from_x, written_x, None, read_c, *steps, write, None)
         transitions = itertools.repeat(steps, len(x))
-    return naive.gated(from_x, written_x, read_c, write, transitions)
+    return naive.gated(from_x, written_x, read_c, write, transitions, gaps)
 
 
 def _row_weight(x: Tensor, read: Tensor, bias: Tensor) -> Tensor:
