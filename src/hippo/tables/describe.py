@@ -52,7 +52,8 @@ def rate(record: dict[str, Any]) -> str:
 def added(record: dict[str, Any]) -> list[str]:
     """Return the settings, as `base=initial`, by which an earlier record's model is not the present one of its name."""
     model = record["config"]["model"]
-    return [f"{key}={value}" for key, value in ADDED.get(model["_target_"], {}).items() if model.get(key) == value]
+    earlier = ADDED.get(model["_target_"], {}).items()
+    return [f"{key}={value}" for key, value in earlier if value is not None and model.get(key) == value]  # None is off
 
 
 def result(metrics: dict[str, float]) -> str:
