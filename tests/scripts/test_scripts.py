@@ -147,7 +147,7 @@ def test_gates_are_tested_on_a_run(script, trajectories_root, tmp_path):
     assert len(said.splitlines()) == 3
     assert (tmp_path / "figures" / "gates.png").stat().st_size > 5_000
 
-    # At half the rate, by the equations of the network and squares of what the gates keep.
+    # At half the rate, every sample standing for two units of time.
     state = torch.load(path.parent / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     model = HiPPORNN(3, 16)
     model.load_state_dict({name[6:]: value for name, value in state.items() if name.startswith("model.")})
