@@ -1,20 +1,30 @@
-"""`train.py -m` as Hydra's plugins, which it finds by their place: the door to `hippo.training.sweeps`.
+"""`hippo train -m` as Hydra's plugins, which it finds by their place: the door to `hippo.training.sweeps`.
 
 Hydra imports plugins whenever it starts, for `--help` too: what takes long to import is imported where it is used.
 """
 
 import itertools
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper as HydraSweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from hippo import project
+
+
+class Shipped(SearchPathPlugin):
+    """Behind the configurations of a project those of this package are found."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if project.configs() != project.shipped():
+            search_path.append("hippo", f"file://{project.shipped()}")
 
 
 class LocalLauncher(Launcher):
@@ -45,7 +55,7 @@ class LocalLauncher(Launcher):
                 runs.append(None)
                 result.return_value = error
             results.append(result)
-        failures = side_by_side([run for run in runs if run], Path(sys.argv[0]), self.jobs)
+        failures = side_by_side([run for run in runs if run], self.jobs)
         for run, result in zip(runs, results, strict=True):
             if run and run in failures:
                 result.return_value = ConfigError(failures[run])
@@ -82,7 +92,7 @@ class Sweeper(HydraSweeper):
             SweepFailed: At the end, if any failed.
             hippo.training.config.ConfigError: If what is asked for is no list.
         """
-        from hippo.training.sweeps import SweepFailed, command, failure
+        from hippo.training.sweeps import SweepFailed, failure
 
         assert self.launcher is not None
         combinations = self._combinations([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
@@ -95,7 +105,7 @@ class Sweeper(HydraSweeper):
             for overrides, result in zip(batch, self.launcher.launch(batch, initial_job_idx=first), strict=True):
                 results.append(result)
                 if (why := failure(result)) is not None:
-                    failures[command(overrides)] = why
+                    failures[project.command(overrides)] = why
         if failures:
             raise SweepFailed(failures, len(results))
         return results

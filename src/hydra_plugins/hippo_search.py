@@ -1,4 +1,4 @@
-"""`train.py -m hydra/sweeper=search`: Optuna chooses the values, a batch of runs at a time."""
+"""`hippo train -m hydra/sweeper=search`: Optuna chooses the values, a batch of runs at a time."""
 
 import hashlib
 import json
@@ -14,6 +14,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+
+from hippo import project
+from hippo.extras import require
 
 
 class Search(Sweeper):
@@ -65,10 +68,9 @@ class Search(Sweeper):
 
         assert self.hydra_context is not None
         assert self.config is not None
-        try:
-            import optuna
-        except ImportError as error:
-            raise ConfigError("hydra/sweeper=search needs Optuna: pip install -e .[search]") from error
+        require("search", "hydra/sweeper=search")
+        import optuna
+
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         lines = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         last = {override.get_key_element(): override for override in parser.parse_overrides(lines)}
@@ -125,7 +127,7 @@ class Search(Sweeper):
         """Run trials and tell the study what they come to; return the commands of those that failed, and why."""
         from optuna.trial import TrialState
 
-        from hippo.training.sweeps import command, failure
+        from hippo.training.sweeps import failure
 
         assert self.launcher is not None
         overrides = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in batch]
@@ -136,7 +138,7 @@ class Search(Sweeper):
             if (why := failure(result)) is None:
                 study.tell(trial.number, float(result.return_value), skip_if_finished=True)
             else:
-                failures[command(own)] = why
+                failures[project.command(own)] = why
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         return failures
 

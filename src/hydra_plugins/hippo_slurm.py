@@ -1,4 +1,4 @@
-"""`train.py -m hydra/launcher=slurm`: the jobs of Hydra's submitit launcher, but one job's end is not everyone's."""
+"""`hippo train -m hydra/launcher=slurm`: the jobs of Hydra's submitit launcher, but one job's end is not everyone's."""
 
 import subprocess
 import time
@@ -11,6 +11,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
+
+from hippo.extras import require
 
 _POLL = 5  # seconds
 # Parameters that submitit has for any cluster; it wants "slurm_" before the others.
@@ -42,12 +44,9 @@ class SlurmLauncher(Launcher):
         self.folder, self.max_num_timeout, self.params = submitit_folder, max_num_timeout, params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        try:
-            from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as Submitit
-        except ImportError as error:
-            from hippo.training.config import ConfigError
+        require("slurm", "hydra/launcher=slurm")
+        from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as Submitit
 
-            raise ConfigError("hydra/launcher=slurm needs hydra-submitit-launcher: pip install -e .[slurm]") from error
         self.job = Submitit()  # what a job calls, and what puts it back into the queue
         self.job.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 

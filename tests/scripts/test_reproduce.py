@@ -27,6 +27,8 @@ def reproduce(checkout, monkeypatch, capfd):
     monkeypatch.chdir(checkout)
     monkeypatch.setenv("PYTHONPATH", str(checkout / "src"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("HIPPO_CONFIGS", "")  # set by the program, as the path is
+    monkeypatch.syspath_prepend(checkout)
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         path, code = checkout / "scripts" / "reproduce.py", 0
@@ -51,7 +53,7 @@ def test_a_table_from_nothing_to_the_page(checkout, reproduce):
     assert "; 2 take about " in planned.stdout
     assert " thread(s), 2 at a time" in planned.stdout
     (without_time,) = [line for line in planned.stdout.splitlines() if "model=ode_rnn" in line]
-    assert without_time.startswith("  missing         ?  python train.py")
+    assert without_time.startswith("  missing         ?  hippo train")
     assert "; model: ODERNN needs timestamps" in without_time
     assert "; 1 could not be timed" in planned.stdout
     assert not (checkout / "outputs").exists()

@@ -84,7 +84,7 @@ def test_cells_name_their_runs(table):
     assert by["gru", "slow"][0].config["dataset"]["timestamps"] is True
     assert by["legs", "slow"] == by["legs", "plain"]  # nothing differs, so one run serves both
     assert by["gru", "still"][1].command == (
-        "python train.py experiment=digits model.hidden_size=9 model=gru seed=1"
+        "hippo train experiment=digits model.hidden_size=9 model=gru seed=1"
     )  # fmt: skip
     assert by["gru", "still"][1].config["model"]["hidden_size"] == 9
     for runs in by.values():
@@ -340,7 +340,7 @@ def test_a_row_that_cannot_be_run_is_one_error_that_names_it(table, override, me
     row = Row(label="wrong", overrides=["experiment=digits", override])
     with pytest.raises(ConfigError, match=message) as error:
         list(cells(table.model_copy(update={"rows": {"wrong": row}}), CONFIGS))
-    assert "python train.py" in str(error.value)
+    assert "hippo train" in str(error.value)
 
 
 def test_a_misspelt_table_is_asked_about():

@@ -71,7 +71,7 @@ def test_a_record_holds_what_a_table_needs(undisturbed):
     assert record["schema"] == records.SCHEMA
     assert record["name"] == "digits_legs"
     assert record["id"] == f"{record['hash']}-seed0"
-    assert record["command"] == "python train.py experiment=digits model.hidden_size=8 trainer.max_epochs=3 trainer=cpu"
+    assert record["command"] == "hippo train experiment=digits model.hidden_size=8 trainer.max_epochs=3 trainer=cpu"
     assert record["epochs"] == len(record["history"]) == 3
     assert [epoch["epoch"] for epoch in record["history"]] == [1, 2, 3]
     assert record["metrics"]["last"]["epoch"] == 3
@@ -509,13 +509,27 @@ def test_denormals_are_flushed_in_every_thread():
     assert done.stdout.split()[0] == "0"
 
 
-def test_the_library_needs_neither_hydra_nor_lightning_nor_wandb():
+def test_the_library_does_without_what_runs_need_and_what_runs_says_how_to_get_it():
+    """As where nothing but the package's own dependencies is installed."""
     program = (
-        "import sys\n"
-        "for name in ('hydra', 'pytorch_lightning', 'wandb', 'omegaconf'): sys.modules[name] = None\n"
-        "import hippo.models, hippo.data; from hippo import HiPPO"
+        "import sys; from hippo import extras\n"
+        "sys.modules |= dict.fromkeys([*extras._EXTRAS['train'], 'numba', 'threadpoolctl', 'yaml'])\n"
+        "import hippo.models, hippo.mixers, hippo.fidelity; from hippo import HiPPO\n"
+        "from hippo.models import GRU; import torch; assert GRU(3, 4)(torch.ones(2, 5, 3)).shape == (2, 4)\n"
+        "for name in ('data', 'training', 'tables'):\n"
+        "    try: __import__(f'hippo.{name}')\n"
+        "    except extras.Missing as error: print(error)\n"
+        "from hippo.commands import main; main(['train'])"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    for who, said in zip(
+        ("hippo.data", "hippo.training", "hippo.tables", "error: hippo train"),
+        [*done.stdout.splitlines(), done.stderr.strip()],
+        strict=True,
+    ):
+        assert said.startswith(f"{who} needs filelock, hydra, ")
+        assert said.endswith(": pip install 'hippo-memory[train]'")
 
 
 def test_mistakes_end_train_py_with_one_sentence_and_no_folder(tmp_path):

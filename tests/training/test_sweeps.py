@@ -20,10 +20,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 from hydra.utils import instantiate
 
+from hippo.project import command
 from hippo.training import sweeps
 from hippo.training.config import ConfigError
 from hippo.training.run import run
-from hippo.training.sweeps import Run, SweepFailed, command, side_by_side
+from hippo.training.sweeps import Run, SweepFailed, side_by_side
 from hydra_plugins.hippo import LocalLauncher, Sweeper
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,7 @@ seen = {"began": time.time() - 0.3, "ended": time.time(), "threads": given["thre
 def main(tmp_path):
     path = tmp_path / "stand_in.py"
     path.write_text(STAND_IN)
-    return path
+    return [str(path)]
 
 
 def plan(outputs: Path, number: int, does: str = "train") -> Run:
@@ -77,8 +78,8 @@ def test_seeds_share_a_configuration_and_the_command_leaves_out_where(tmp_path):
     assert first.id.partition("-")[0] == other.id.partition("-")[0]
     moved = other.at(tmp_path)
     assert moved.folder == tmp_path / "digits_gru" / other.id
-    assert moved.command == other.command == "python train.py experiment=digits model=gru seed=5"
-    assert command(["x=[1, 2]"]) == "python train.py 'x=[1, 2]'"
+    assert moved.command == other.command == "hippo train experiment=digits model=gru seed=5"
+    assert command(["x=[1, 2]"]) == "hippo train 'x=[1, 2]'"
     with pytest.raises(ConfigError, match="seed must lie between 0"):
         first.with_seed(-1)
 
@@ -109,7 +110,7 @@ def test_the_grid_launches_all_combinations_and_tells_every_failure_at_the_end()
         with pytest.raises(ConfigError, match=r"optimizer\.lr=interval\(0,1\) is no list of values"):
             sweeper.sweep(["optimizer.lr=interval(0,1)"])
         assert len(sweeper.sweep(["model=lstm"])) == 2
-    assert str(error.value) == "1 of 4 runs failed:\n  python train.py model=gru seed=1\n    out of tune"
+    assert str(error.value) == "1 of 4 runs failed:\n  hippo train model=gru seed=1\n    out of tune"
     gru, lstm = ([[f"model={model}", f"seed={seed}"] for seed in range(2)] for model in ("gru", "lstm"))
     assert launched == [(0, [*gru, lstm[0]]), (3, [lstm[1]]), (0, lstm)]
 
@@ -160,7 +161,7 @@ def test_one_failure_stops_nothing_and_what_is_done_is_not_repeated(tmp_path, ma
     runs[3].folder.mkdir(parents=True)
     (runs[3].folder / "record.json").write_text("{}")
     each = []
-    failures = side_by_side([*runs, runs[0]], main, jobs=2, after_each=lambda: each.append(1))
+    failures = side_by_side([*runs, runs[0]], 2, lambda: each.append(1), main)
     assert list(failures) == [runs[1]]
     assert failures[runs[1]].startswith("error: it was to fail (log: ")
     assert len(each) == 4
@@ -168,7 +169,7 @@ def test_one_failure_stops_nothing_and_what_is_done_is_not_repeated(tmp_path, ma
     seen = [json.loads((runs[n].folder / "record.json").read_text()) for n in (0, 2, 4)]
     assert {record["threads"] for record in seen} == {str(max(1, sweeps.cores() // 2))}
     text = str(SweepFailed({run.command: why for run, why in failures.items()}, len(runs)))
-    assert text.splitlines()[:2] == ["1 of 5 runs failed:", "  python train.py id=run-1 does=fail"]
+    assert text.splitlines()[:2] == ["1 of 5 runs failed:", "  hippo train id=run-1 does=fail"]
     assert "epoch 2/2" in (runs[0].folder / "log.txt").read_text()
 
 
@@ -176,7 +177,7 @@ def test_no_more_run_at_a_time_than_asked_for_and_gpus_are_dealt_out(tmp_path, m
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     runs = [plan(tmp_path, number) for number in range(6)]
-    assert side_by_side(runs, main) == {}
+    assert side_by_side(runs, program=main) == {}
     seen = [json.loads((run.folder / "record.json").read_text()) for run in runs]
     assert {record["gpu"] for record in seen} == {"3", "5"}
     for record in seen:
@@ -208,7 +209,7 @@ with FileLock({str(run.folder / ".lock")!r}):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
-        assert side_by_side([run], main, jobs=1) == {}
+        assert side_by_side([run], 1, program=main) == {}
         assert other.poll() is not None or run.state == "done"
     assert (run.folder / "record.json").read_text() == "by the other"
 
@@ -219,7 +220,7 @@ def test_an_interrupt_is_passed_on(tmp_path, main):
 from pathlib import Path
 from tests.training.test_sweeps import plan
 from hippo.training.sweeps import side_by_side
-side_by_side([plan(Path({str(tmp_path)!r}), n, "wait") for n in range(2)], Path({str(main)!r}), jobs=2)
+side_by_side([plan(Path({str(tmp_path)!r}), n, "wait") for n in range(2)], 2, program={main!r})
 """
     driver = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -321,7 +322,7 @@ def test_a_search_stops_where_too_many_fail_and_tells_why(search):
             job.return_value = ConfigError("out of tune")
             return job
 
-    with pytest.raises(SweepFailed, match=r"4 of 4 runs failed:\n  python train\.py model=gru .*\n    out of tune"):
+    with pytest.raises(SweepFailed, match=r"4 of 4 runs failed:\n  hippo train model=gru .*\n    out of tune"):
         search(Fails())
 
 

@@ -1,5 +1,9 @@
 """Datasets: a description in, three splits of tensors out."""
 
+from hippo.extras import require
+
+require("train", __name__)
+
 from hippo.data.base import Batch, CurvePoint, DataError, SequenceDataset, Sequences, Shifted, Splits
 from hippo.data.character_trajectories import CharacterTrajectories
 from hippo.data.digits import Digits

@@ -11,10 +11,11 @@ import pydantic
 import yaml
 from omegaconf import OmegaConf
 
+from hippo import project
 from hippo.training.config import ConfigError, did_you_mean
 from hippo.training.errors import explain
 from hippo.training.records import Seed, check_name, first_fault
-from hippo.training.sweeps import Run, command
+from hippo.training.sweeps import Run
 
 LARGEST = 100_000  # nodes of a table's file; ours have some hundreds
 Standing = Literal["read", "third-hand", "recalled"]
@@ -95,7 +96,7 @@ class Column(_Strict):
 
     Attributes:
         label: Its head.
-        overrides: Overrides of `train.py`; None where nothing is trained, and only what was reported is shown.
+        overrides: Overrides of `hippo train`; None where nothing is trained, and only what was reported is shown.
         timed: Whether models get the time of each sample, as their rows say.
         shift: A shift of the dataset, tested on instead of what was trained on.
         metric: What is read of its runs, of `METRICS`.
@@ -113,7 +114,7 @@ class Row(_Strict):
 
     Attributes:
         label: Its name.
-        overrides: Overrides of `train.py`; None where nothing is trained, and only what was reported is shown.
+        overrides: Overrides of `hippo train`; None where nothing is trained, and only what was reported is shown.
         timed: More of them, in columns that are `timed`.
         seeds: Seeds, where they are not the table's.
         reported: By column, a published figure and how far it was checked.
@@ -199,6 +200,14 @@ class Table(_Strict):
         return own.index(self.rows[name].variant_of or name)
 
 
+def find_table(name: str) -> Path:
+    """Return the file of a table by its name, of the project or of this package; a path to one is that file."""
+    if name.endswith(".yaml"):
+        return Path(name)
+    places = [folder / "table" / f"{name}.yaml" for folder in (project.configs(), project.shipped())]
+    return next((path for path in places if path.is_file()), places[0])
+
+
 def read_table(path: Path) -> Table:
     """Read a table's file.
 
@@ -261,7 +270,7 @@ def cells(table: Table, configs: Path) -> Iterator[Cell]:
 
     Args:
         table: The table.
-        configs: The folder of `train.yaml`.
+        configs: The folder of configurations.
 
     Raises:
         ConfigError: If a cell names a configuration that cannot be run.
@@ -306,7 +315,7 @@ def _planned(configs: Path, overrides: tuple[str, ...]) -> Run:
     except Exception as error:
         if (explanation := explain(error)) is None:
             raise
-        raise ConfigError(f"{command(overrides)}: {explanation}") from error
+        raise ConfigError(f"{project.command(overrides)}: {explanation}") from error
 
 
 def score(record: dict[str, Any], column: Column, reading: str = "best") -> float | None:

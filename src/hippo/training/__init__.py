@@ -5,6 +5,10 @@ import ctypes
 
 import torch
 
+from hippo.extras import require
+
+require("train", __name__)
+
 # Denormal numbers slow long backward passes on a CPU down many times over. Threads inherit the setting from the one
 # that starts them, so it has to precede the first parallel operation of the process.
 torch.set_flush_denormal(True)

@@ -15,6 +15,7 @@ import yaml
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
+from hippo import project
 from hippo.data import Sampling, SequenceDataset
 from hippo.measures import Measure
 from hippo.training import schedules
@@ -52,7 +53,9 @@ def admit(values: Any, configs: Path) -> None:
             raise ConfigError(f"{where}: {value} would be resolved here; a file from elsewhere has plain values only")
         if key.startswith("_") and key != "_target_" and not (key == "_partial_" and value is True):
             raise ConfigError(f"{where}: a file from elsewhere sets no {key}")
-        if key == "_target_" and not (isinstance(value, str) and (offered(value) or value in _own(configs))):
+        if key == "_target_" and not (
+            isinstance(value, str) and (offered(value) or value in _own(configs) | _own(project.shipped()))
+        ):
             raise ConfigError(
                 f"{where}: {value} is nothing that the package offers, so a file from elsewhere cannot name it. If it "
                 f"is yours, name it in a file of your own below {configs}"

@@ -1,7 +1,6 @@
 """One run: from a configuration to a record, resumed where it was cut."""
 
 import datetime
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from hippo import locks
+from hippo import locks, project
 from hippo.files import write_atomically
 from hippo.training import checkpoints, records, tracking
 from hippo.training.build import build, build_trainer
@@ -208,4 +207,4 @@ def _command() -> str | None:
         return None
     elsewhere = tuple(f"{key}{end}" for key in ("paths", "logger", "threads", "force") for end in (".", "="))
     overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+~").startswith(elsewhere)]
-    return shlex.join(["python", "train.py", *overrides])
+    return project.command(overrides)

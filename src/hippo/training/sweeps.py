@@ -3,12 +3,11 @@
 import io
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from hippo import locks
+from hippo import locks, project
 from hippo.errors import UserError
 from hippo.training import foreign, records
 from hippo.training.config import check, check_seed, resolved
@@ -50,7 +49,7 @@ class Run:
     """One run, before it takes place.
 
     Attributes:
-        overrides: For `train.py`.
+        overrides: For `hippo train`.
         name: Folder of its experiment.
         id: Folder of the run.
         config: Its resolved configuration.
@@ -112,7 +111,7 @@ class Run:
     @property
     def command(self) -> str:
         """The command line, but for the folder of its outputs."""
-        return command(override for override in self.overrides if not override.startswith("paths.outputs="))
+        return project.command(override for override in self.overrides if not override.startswith("paths.outputs="))
 
     @property
     def epochs(self) -> int:
@@ -132,18 +131,13 @@ class Run:
         return "cut" if (self.folder / "checkpoints" / "last.ckpt").is_file() else "missing"
 
 
-def command(overrides: Iterable[str]) -> str:
-    """Return the command line of a run."""
-    return shlex.join(["python", "train.py", *overrides])
-
-
 def through(launcher: str, runs: Iterable[Run], configs: Path, options: Iterable[str] = ()) -> dict[Run, str]:
     """Train runs by one of Hydra's launchers, and wait for them.
 
     Args:
         launcher: Its name, as in `hydra/launcher=slurm`.
         runs: What to train.
-        configs: The folder of `train.yaml`.
+        configs: The folder of configurations.
         options: Overrides for the launcher, such as `hydra.launcher.partition=gpu`.
 
     Returns:
@@ -173,7 +167,10 @@ def failure(job: JobReturn) -> str | None:
 
 
 def side_by_side(
-    runs: Iterable[Run], main: Path, jobs: int | None = None, after_each: Callable[[], Any] = lambda: None
+    runs: Iterable[Run],
+    jobs: int | None = None,
+    after_each: Callable[[], Any] = lambda: None,
+    program: Sequence[str] = ("-m", "hippo", "train"),
 ) -> dict[Run, str]:
     """Train runs, some at a time, each in a process of its own with its share of the cores.
 
@@ -182,9 +179,9 @@ def side_by_side(
 
     Args:
         runs: What to train.
-        main: train.py.
         jobs: Runs at a time; None for one on each GPU, or without GPUs one on each core.
         after_each: Called after each run.
+        program: What Python is to start for each.
 
     Returns:
         Why they failed, of those that did.
@@ -221,7 +218,7 @@ def side_by_side(
                         elif len(free) > len(elsewhere):
                             waiting.remove(run)
                             slot = free.pop(0)
-                            children[slot] = _Child(run, main, threads, slots[slot])
+                            children[slot] = _Child(run, program, threads, slots[slot])
                 time.sleep(_POLL)
         except (KeyboardInterrupt, SystemExit):
             for child in children.values():
@@ -238,7 +235,7 @@ def side_by_side(
 class _Child:
     """A run in a process of its own, and what its log says."""
 
-    def __init__(self, run: Run, main: Path, threads: int, environment: dict[str, str]) -> None:
+    def __init__(self, run: Run, program: Sequence[str], threads: int, environment: dict[str, str]) -> None:
         self.run, self.last, self.epochs = run, "", 0
         self._lines: list[str] = []
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -249,7 +246,7 @@ class _Child:
             self._log: IO[str] = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115
             self._log.seek(0, os.SEEK_END)
             self.process = subprocess.Popen(
-                [sys.executable, str(main), *run.overrides, f"threads={threads}"],
+                [sys.executable, *program, *run.overrides, f"threads={threads}"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
