@@ -1,6 +1,7 @@
 """What is installed from a wheel, where neither the checkout nor git is in sight."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,19 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from hippo.training import records, sources
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The function (program, *arguments) -> what it prints, of an environment with the wheel, in an empty folder.
+    """The function (program, *arguments, cwd=…) -> what it prints, of an environment with the wheel.
 
     What the wheel needs is that of this environment, which `.pth` files lead to; its own `.pth` files, such as that of
     the checkout, are not read there.
     """
     folder = tmp_path_factory.mktemp("wheel")
-    source, environment, home = folder / "source", folder / "environment", folder / "home"
-    home.mkdir()
+    source, environment = folder / "source", folder / "environment"
     source.mkdir()
     for name in ("src", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -38,22 +40,49 @@ def installed(tmp_path_factory):
     subprocess.run([*uv, "pip", "install", "--no-deps", "--python", environment / "bin" / "python", wheel], check=True)
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HIPPO"))}
 
-    def run(program: str, *arguments: str, **more) -> subprocess.CompletedProcess:
+    def run(program: str, *arguments: str, cwd: Path = folder) -> str:
         command = [environment / "bin" / program, *arguments]
-        return subprocess.run(command, cwd=home, env=clean, capture_output=True, text=True, check=True, **more)
+        done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return run
 
 
 def test_a_wheel_carries_the_configurations(installed):
     code = "from hippo.project import shipped; print(shipped())"
-    where = Path(installed("python", "-c", code).stdout.strip())
+    where = Path(installed("python", "-c", code).strip())
     assert where.parts[-3:] == ("site-packages", "hippo", "configs")
     ours = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
     assert {path.relative_to(where) for path in where.rglob("*.yaml")} == ours
 
 
 def test_the_program_says_what_it_does_before_anything_heavy_is_imported(installed):
-    assert "reproduce" in installed("hippo", "--help").stdout
+    assert "reproduce" in installed("hippo", "--help")
     code = "import sys, hippo.commands; print(*{'torch', 'hydra', 'pytorch_lightning', 'wandb'} & set(sys.modules))"
-    assert installed("python", "-c", code).stdout == "\n"
+    assert installed("python", "-c", code) == "\n"
+
+
+@pytest.mark.slow
+def test_a_project_goes_from_nothing_to_its_report(installed, tmp_path):
+    """The template, under a commit of its own; and the command in its record gives the run again."""
+    project = Path(shutil.copytree(ROOT / "examples" / "project", tmp_path / "project"))
+    who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "mine"]):
+        subprocess.run(["git", *command], cwd=project, check=True)
+    said = installed("hippo", "reproduce", "waves", "--rows", "leaky", "--seeds", "0", cwd=project)
+    assert "uncommitted" not in said
+    assert "(1 of 2)" in (project / "results" / "tables" / "waves.md").read_text()
+    assert "A leaky integrator beside a GRU" in (project / "results" / "report.html").read_text()
+    (path,) = (project / "results" / "records").rglob("*.json")
+    record = records.read(path)
+    assert record["metrics"]["best"]["test"]["accuracy"] > 0.7
+    assert list(record["code"]) == ["hippo", "leaky", "waves", "configs"]
+    assert record["code"]["hippo"]["version"]
+    assert record["code"]["hippo"]["commit"] is None
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True)
+    assert {record["code"][name]["commit"] for name in ("leaky", "waves", "configs")} == {head.stdout.strip()}
+    assert sources.uncommitted(record) == []
+    assert sources.uncommitted(record, published=True) == ["hippo"]
+    again = installed(*shlex.split(record["command"]), cwd=project)
+    assert f"{record['name']} {record['id']} is complete" in again

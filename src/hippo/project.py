@@ -59,6 +59,11 @@ def enter(given: str | None = None) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([modules, *filter(None, known)])
 
 
+def is_published(results: Path) -> bool:
+    """Return whether a folder of results is that of this package's own checkout."""
+    return results.absolute().parent == shipped().parent
+
+
 def command(overrides: Iterable[str]) -> str:
     """Return the command line of a run, for the current folder."""
     own = configs()

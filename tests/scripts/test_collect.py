@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hippo.tables.collect import unfit
-from hippo.training import records
+from hippo.training import records, sources
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -17,17 +17,14 @@ def test_the_check_fails_with_a_sentence_for_each_fault(checkout, python):
     said = process.communicate()[1].splitlines()
     assert process.returncode == 1
     assert len(said) == 2
-    assert said[0].endswith("is not what the records give; write it anew by python scripts/collect.py")
+    assert said[0].endswith("is not what the records give; write it anew by hippo collect")
     assert "2.5 is tied to results/benchmarks/none.json: seconds, which cannot be read" in said[1]
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"git": {"commit": "a", "dirty": True}}, "committed code"),
-        ({"git": {"commit": "a", "dirty": None}}, "committed code"),
-        ({"command": None}, "committed code"),
-        ({"earlier": [{"git": {"commit": "a", "dirty": True}}]}, "committed code"),
+        ({"command": None}, "no command gives it again"),
         ({"earlier": [{"git": {"commit": "b", "dirty": False}}]}, "other code"),
         ({"config": {"trainer": {"max_epochs": 2}}}, "its name is not that of the configuration"),
         ({"seed": 1}, "its name is not that of the configuration"),
@@ -42,10 +39,50 @@ def test_what_cannot_be_run_again_is_left_out(change, reason):
     assert unfit({key: value for key, value in good.items() if key != "git"}) == "it lacks 'git'"
 
 
+def code(**changes) -> dict:
+    return {
+        "code": {
+            "hippo": {"version": None, "hash": "1", "commit": "a", "dirty": False},
+            "own": {"version": None, "hash": "2", "commit": "b", "dirty": False} | changes,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"git": {"commit": "a", "dirty": True}}, ["hippo"]),
+        ({"git": {"commit": None, "dirty": None}, "earlier": []}, ["hippo"]),
+        ({"earlier": [{"git": {"commit": "a", "dirty": True}}]}, ["hippo"]),
+        (code(dirty=True), ["own"]),
+        (code(commit=None, dirty=None), ["own"]),
+        (code(version="1.0", commit=None, dirty=None), []),
+        (code(), []),
+    ],
+)
+def test_what_is_not_committed_stands_in_a_table_with_a_mark_and_in_no_published_one(change, names):
+    record = minimal({"trainer": {"max_epochs": 1}}) | change
+    assert sources.uncommitted(record) == names
+    assert unfit(record) is None
+    installed = ["own"] if change == code(version="1.0", commit=None, dirty=None) else []
+    reason = unfit(record, published=True)
+    assert reason == (
+        f"it was not made from committed code ({', '.join(names + installed)})" if names + installed else None
+    )
+
+
+def test_other_code_is_told_by_the_hash_of_what_is_used_and_not_by_the_commit():
+    record = minimal({"trainer": {"max_epochs": 1}}) | code()
+    session = {"git": {"commit": "later", "dirty": False}}
+    assert unfit(record | {"earlier": [session | code(commit="later")]}) is None
+    assert "other code" in unfit(record | {"earlier": [session | code(hash="3")]})
+    assert "other code" in unfit(record | {"earlier": [session]})
+
+
 def minimal(config: dict) -> dict:
     hash = records.config_hash(config)
     return {
-        "command": "python train.py",
+        "command": "hippo train",
         "git": {"commit": "a", "dirty": False},
         "earlier": [{"git": {"commit": "a", "dirty": False}}],
         "config": config,

@@ -59,7 +59,7 @@ def test_runs_are_cut_when_the_time_is_up_and_taken_up_by_the_next_call(tmp_path
     gpu.train(runs, main, options, minutes=2 / 60)
     assert log.read_text().splitlines()[3:] == ["model=gru begun", "model=lmu begun", "model=lmu cut"]
     gpu.train(runs, main, options, minutes=0)
-    assert "next is python train.py experiment=pmnist model=lmu" in capfd.readouterr().out
+    assert "next is hippo train experiment=pmnist model=lmu" in capfd.readouterr().out
     main.write_text("raise SystemExit(3)")
     with pytest.raises(SystemExit, match="failed with exit status 3"):
         gpu.train(runs, main, options, minutes=1)

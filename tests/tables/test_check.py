@@ -25,7 +25,7 @@ TABLE = {
 
 
 def write(root: Path) -> None:
-    """As scripts/collect.py does."""
+    """As `hippo report` does."""
     results = root / "results"
     found, tables = read_all(results, each=draw), every_table(root / "configs")
     for name, (table, cells) in tables.items():

@@ -176,7 +176,7 @@ def test_what_is_missing_comes_with_its_command_and_a_table_with_its_notes(table
         assert f"<code>{run.command}</code>" in text
     for words in (
         "10 of 18 runs are done",
-        "python scripts/reproduce.py own",
+        "hippo reproduce own",
         "a note",
         "LegS: of two seeds",
         "recalled",

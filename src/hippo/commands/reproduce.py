@@ -11,14 +11,14 @@ results/report.html, from the records under results/records/. It can be stopped 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from hippo import project
-from hippo.tables.collect import by_name, collect, read_all, unfit
+from hippo.tables.collect import by_name, collect, read_all, several, unfit
 from hippo.tables.describe import hardware
 from hippo.tables.estimate import estimates, on_gpus
 from hippo.tables.render import write_table
@@ -37,18 +37,31 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def state(run: Run, found: dict[tuple[str, str], Any]) -> tuple[str, str]:
+def state(run: Run, found: dict[tuple[str, str], Any], published: bool) -> tuple[str, str]:
     """Return "done", "running", "cut", "missing" or "unfit", and of what is unfit for a table the reason."""
     if (run.name, run.id) in found:
         return "done", ""
     if run.state != "done":
         return run.state, ""
-    path = run.folder / "record.json"
     try:
-        reason = unfit(records.read(path))
+        reason = unfit(records.read(run.folder / "record.json"), published)
     except (records.RecordError, OSError) as error:
         return "unfit", str(error)
-    return ("unfit", f"{path}: {reason}. Delete its folder to have it run again") if reason else ("done", "")
+    return ("unfit", reason) if reason else ("done", "")
+
+
+def unfit_runs(judged: Mapping[Run, tuple[str, str]]) -> Iterator[str]:
+    """Yield a line for each reason for which runs cannot stand in the table.
+
+    Args:
+        judged: What `state` says of each run.
+    """
+    found: dict[str, list[Path]] = {}
+    for run, (name, reason) in judged.items():
+        if name == "unfit":
+            found.setdefault(reason, []).append(run.folder)
+    for reason, folders in found.items():
+        yield f"{several(folders)}: {reason}. Delete what is to be run again"
 
 
 def positive(text: str) -> int:
@@ -128,9 +141,10 @@ def main(arguments: Sequence[str]) -> None:
             tqdm.write(line)
         told.add(line)
 
-    def render() -> dict[tuple[str, str], Any]:
+    def render(aloud: bool = True) -> dict[tuple[str, str], Any]:
         for line in collect([outputs], results):
-            tell(line)
+            if aloud:
+                tell(line)
         found = by_name(read_all(results, tell))
         wrote.update(write_table(name, *tables[name], found, results))
         wrote.add(write_report(tables, found, results))
@@ -142,7 +156,7 @@ def main(arguments: Sequence[str]) -> None:
     runs = [run.at(outputs) for run in runs if not args.seeds or run.config["seed"] in args.seeds]
     if not runs:
         parser.error(f"no run has a seed of {', '.join(map(str, args.seeds or []))}")
-    judged = {run: state(run, found) for run in runs}
+    judged = {run: state(run, found, project.is_published(results)) for run in runs}
     states = {run: name for run, (name, _) in judged.items()}
     todo = [run for run in runs if states[run] not in ("done", "unfit")]
     show_plan(table.title, runs, states, found, len(share_out(args.jobs, len(todo))), args.dry_run)
@@ -152,18 +166,16 @@ def main(arguments: Sequence[str]) -> None:
     try:
         if todo and not args.render:
             if args.launcher == "local":
-                failures = side_by_side(todo, jobs=args.jobs, after_each=render)
+                failures = side_by_side(todo, args.jobs, after_each=lambda: render(aloud=False))
             else:
                 options = [*args.overrides, f"paths.outputs={outputs}"]
                 failures = through(args.launcher, todo, folder, options)
-                render()
+            render()
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on")
     print("\n".join(str(path) for path in sorted(wrote)))
+    said = [str(SweepFailed({run.command: why for run, why in failures.items()}, len(todo)))] if failures else []
     if not args.render:
-        failures |= {run: reason for run, (name, reason) in judged.items() if name == "unfit"}
-    if failures:
-        raise SweepFailed(
-            {run.command: reason for run, reason in failures.items()},
-            len(todo) + sum(name == "unfit" for name in states.values()),
-        )
+        said += unfit_runs(judged)
+    if said:
+        sys.exit("\n".join(said))

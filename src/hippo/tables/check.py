@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hippo import project
 from hippo.tables.collect import by_name, read_all, unfit
 from hippo.tables.page import page
 from hippo.tables.render import written
@@ -34,7 +35,7 @@ def read_benchmarks(results: Path) -> dict[str, dict[str, Any]]:
 
 def faults(root: Path) -> Iterator[str]:
     """Yield a sentence for each fault: records that do not parse or cannot stand in a table, files that
-    `scripts/collect.py` would write otherwise, and figures in the README that are not those of their records.
+    `hippo collect` would write otherwise, and figures in the README that are not those of their records.
 
     Args:
         root: The folder of configs/, results/ and README.md.
@@ -48,7 +49,7 @@ def faults(root: Path) -> Iterator[str]:
             damaged = True
             yield str(error)
             continue
-        if reason := unfit(record):
+        if reason := unfit(record, project.is_published(results)):
             yield f"{path}: {reason}"
         if path.parent.name != record["name"] or path.stem != record["id"]:
             yield f"{path} holds the record of {record['name']} {record['id']}"
@@ -66,10 +67,10 @@ def faults(root: Path) -> Iterator[str]:
     for name, (table, cells) in tables.items():
         expected |= written(name, table, cells, by_name(found), results)
         if table.figure and not (picture := results / "tables" / f"{name}.png").is_file():
-            yield f"{picture} is missing; write it by python scripts/collect.py"
+            yield f"{picture} is missing; write it by hippo collect"
     for path, content in expected.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != content:
-            yield f"{path} is not what the records give; write it anew by python scripts/collect.py"
+            yield f"{path} is not what the records give; write it anew by hippo collect"
     readme = root / "README.md"
     yield from (f"{readme}: {fault}" for fault in in_prose(readme.read_text(encoding="utf-8"), root))
 

@@ -1,27 +1,34 @@
 """Copying the records of complete runs to where tables are made from them."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
 
+from hippo import project
 from hippo.files import write_atomically
 from hippo.tables.report import curves, drawn
-from hippo.training import records
+from hippo.training import records, sources
 
 
-def unfit(record: dict[str, Any]) -> str | None:
-    """Return why a record cannot stand in a table of results, or None if it can."""
+def unfit(record: dict[str, Any], published: bool = False) -> str | None:
+    """Return why a record cannot stand in a table of results, or None if it can.
+
+    Args:
+        record: The record.
+        published: Whether the table is one of this package's own, which takes records of committed code only.
+    """
     try:
         named = f"{records.config_hash(record['config'])}-seed{record['seed']}"
         if named != record["id"] or not named.startswith(f"{record['hash']}-"):
             return "its name is not that of the configuration in it"
-        sessions = [record["git"], *(session["git"] for session in record.get("earlier", []))]
-        if record["command"] is None or any(git["dirty"] is not False for git in sessions):
-            return "it was not made by train.py from committed code"
-        if len({git["commit"] for git in sessions}) > 1:
+        if record["command"] is None:
+            return "it was not made by hippo train, so that no command gives it again"
+        if published and (names := sources.uncommitted(record, published=True)):
+            return f"it was not made from committed code ({', '.join(names)})"
+        if sources.changed(record):
             return "it was interrupted and taken up again with other code"
         partial = ("limit_", "fast_dev_run", "overfit")
         if limits := [key for key in record["config"]["trainer"] if key.startswith(partial)]:
@@ -48,13 +55,15 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
     """Copy records and their curves from folders of outputs to `results`/records, and yield a line about each.
 
     A run that is met twice is kept once. Of two results under one identity the first is kept, and the other reported;
-    so is what is no record, or not that of its configuration.
+    so is what is no record, or not that of its configuration. What is unfit for a table is told at the end, in one line
+    for each reason.
     """
+    left_out: dict[str, list[Path]] = {}
     for path in sorted(path for folder in outputs for path in folder.rglob("record.json")):
         try:
             record = records.read(path)
-            if reason := unfit(record):
-                yield f"left out {path}: {reason}"
+            if reason := unfit(record, project.is_published(results)):
+                left_out.setdefault(reason, []).append(path)
                 continue
             target = results / "records" / record["name"] / f"{record['id']}.json"
             target.parent.mkdir(parents=True, exist_ok=True)  # which another file, or the name's length, may forbid
@@ -72,6 +81,13 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
         draw(target, record)
         records.write(target, record)
         yield str(target)
+    for reason, paths in left_out.items():
+        yield f"left out {several(paths)}: {reason}"
+
+
+def several(paths: Sequence[Path]) -> str:
+    """Return the first of some paths, and how many more there are."""
+    return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0])
 
 
 def draw(path: Path, record: dict[str, Any]) -> None:

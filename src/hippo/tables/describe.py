@@ -3,6 +3,7 @@
 from typing import Any
 
 from hippo.training.records import ADDED, show
+from hippo.training.sources import MARK, uncommitted
 
 WHAT = ["data", "model", "hidden size", "epochs", "seed", "parameters"]
 
@@ -65,6 +66,11 @@ def result(metrics: dict[str, float]) -> str:
 def hardware(machine: dict[str, Any]) -> str:
     """Return the GPUs, or the processor and the threads used of it."""
     return ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['threads']} thread(s)"
+
+
+def mark(record: dict[str, Any]) -> str:
+    """Return the mark of a record of code that is not committed; nothing of another."""
+    return MARK if uncommitted(record) else ""
 
 
 def link(record: dict[str, Any]) -> str:

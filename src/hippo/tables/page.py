@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hippo.tables.collect import by_name
-from hippo.tables.describe import WHAT, added, hardware, link, rate, result, what
+from hippo.tables.describe import WHAT, added, hardware, link, mark, rate, result, what
 from hippo.tables.render import entries, explanation, markdown
 from hippo.tables.table import Cell, Table
 
@@ -25,7 +25,7 @@ def page(tables: Mapping[str, tuple[Table, list[Cell]]], found: list[Record], be
     lines = [
         "# Results",
         "",
-        "`python scripts/collect.py` makes this page from the records under `records/` and `benchmarks/`.",
+        "`hippo collect` makes this page from the records under `records/` and `benchmarks/`.",
     ]
     for name, (table, cells) in tables.items():
         shown = entries(table, cells, by_name(found))
@@ -176,7 +176,7 @@ def every_model(found: list[Record], timing: Record | None) -> list[str]:
     head = ["`model=`", "parameters", "learning rate", "test %", "seeds", "seconds", "parameters", "step, s", "/ `gru`"]
     tried = ", ".join(model for model, choices in settings.items() if len(choices) > 1) or "none"
     notes = [
-        f"Left: `python train.py experiment=digits model=… seed=…`, hidden size {hidden}, {trainer['max_epochs']}",
+        f"Left: `hippo train experiment=digits model=… seed=…`, hidden size {hidden}, {trainer['max_epochs']}",
         "epochs: the mean over seeds of the test accuracy at the epoch that is best in validation, each seed's own,",
         f"and the median of the training times. More than one learning rate was tried for {tried}; of the settings",
         "with most seeds the best in validation is shown. Models that need timestamps had dataset.timestamps=true.",
@@ -217,7 +217,7 @@ def every_run(found: list[Record]) -> Iterator[str]:
             f"{record['seconds'] / 60:.1f}",
             plain(hardware(record["machine"])),
             code(record["command"] or "–"),
-            code((record["git"]["commit"] or "–")[:10]),
+            f"{code((record['git']['commit'] or '–')[:10])} {mark(record)}".strip(),
             f"[json]({link(record)}), [curves]({link(record).removesuffix('json')}svg)",
         ]
         for record in found

@@ -10,6 +10,7 @@ from hippo.files import write_atomically
 from hippo.tables.figures import draw_shifts
 from hippo.tables.statistics import Summary, summarize
 from hippo.tables.table import METRICS, Cell, Metric, Table, score
+from hippo.training import sources
 
 MARKS = {"read": "", "third-hand": "†", "recalled": "‡"}
 _LATEX = str.maketrans(
@@ -28,6 +29,7 @@ class Entry(NamedTuple):
         reported: A figure, and its standing; None where nothing was.
         records: Where the records lie.
         metric: What it is that is shown.
+        uncommitted: How many of its records are of code that is not committed.
     """
 
     ours: Summary | None
@@ -35,6 +37,7 @@ class Entry(NamedTuple):
     reported: tuple[float, str] | None
     records: list[str]
     metric: Metric
+    uncommitted: int
 
     @property
     def difference(self) -> float | None:
@@ -59,16 +62,20 @@ def entries(
     """
     filled = {}
     for row, column, runs in cells:
-        values, paths = [], []
+        values, paths, uncommitted = [], [], 0
         for run in runs:
             record = found.get((run.name, run.id))
-            value = None if record is None else score(record, table.columns[column], reading)
+            if record is None:
+                continue
+            value = score(record, table.columns[column], reading)
             if value is not None:
                 values.append(value)
                 paths.append(f"records/{run.name}/{run.id}.json")
+                uncommitted += bool(sources.uncommitted(record))
         reported = table.rows[row].reported.get(column)
         metric = METRICS[table.columns[column].metric]
-        filled[row, column] = Entry(summarize(values) if values else None, len(runs), reported, paths, metric)
+        ours = summarize(values) if values else None
+        filled[row, column] = Entry(ours, len(runs), reported, paths, metric, uncommitted)
     return filled
 
 
@@ -101,7 +108,7 @@ def written(
 
 def page(name: str, table: Table, by_reading: Mapping[str, Mapping[tuple[str, str], Entry]]) -> list[str]:
     """Return the lines of a table's own page: the table under each reading, the notes, the figure."""
-    lines = [f"# {table.title}", "", f"Made from the records by `python scripts/reproduce.py {name} --render`.", ""]
+    lines = [f"# {table.title}", "", f"Made from the records by `hippo reproduce {name} --render`.", ""]
     for reading, meaning in table.readings.items():
         lines += [f"## At {meaning}", "", *markdown(table, by_reading[reading]), ""]
         if reading == "best":
@@ -175,6 +182,8 @@ def latex(table: Table, shown: Mapping[tuple[str, str], Entry]) -> str:
                 text = f"\\textbf{{{text}}}" if text == best(table, shown, column) else text
                 if entry.ours.interval:
                     text += f" {{\\scriptsize [{interval(entry)}]}}"
+                if entry.uncommitted:
+                    text += "$^{\\dagger\\mathrm{uncommitted}}$"
             if entry.reported:
                 mark = {"†": "\\dagger", "‡": "\\ddagger", "": ""}[MARKS[entry.reported[1]]]
                 text += f" ({entry.metric.show(entry.reported[0])}{f'$^{mark}$' if mark else ''})"
@@ -184,11 +193,13 @@ def latex(table: Table, shown: Mapping[tuple[str, str], Entry]) -> str:
 
 
 def as_csv(table: Table, by_reading: Mapping[str, Mapping[tuple[str, str], Entry]]) -> str:
-    """Return one line a cell and reading, with every seed's figure."""
+    """Return one line a cell and reading, with every seed's figure, and where there are any, how many of its runs are
+    of code that is not committed."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     head = ["row", "column", "reading", "mean", "low", "high", "values", "runs", "missing", "reported", "standing"]
-    writer.writerow([*head, "difference", "records"])
+    marked = any(entry.uncommitted for shown in by_reading.values() for entry in shown.values())
+    writer.writerow([*head, "difference", "records", *(["uncommitted"] if marked else [])])
     for reading, shown in by_reading.items():
         for (row, column), entry in shown.items():
             ours = entry.ours
@@ -205,6 +216,7 @@ def as_csv(table: Table, by_reading: Mapping[str, Mapping[tuple[str, str], Entry
                     *(entry.reported or ("", "")),
                     "" if entry.difference is None else f"{entry.difference:.6g}",
                     " ".join(entry.records),
+                    *([entry.uncommitted] if marked else []),
                 ]
             )
     return file.getvalue()
@@ -231,6 +243,8 @@ def _ours(entry: Entry, best_mean: str) -> str:
         parts.append(f"[{interval(entry)}]")
     of = len(entry.ours.values)
     parts.append(f"({of})" if of == entry.runs else f"({of} of {entry.runs})")
+    if entry.uncommitted:
+        parts.append(sources.MARK)
     return " ".join(parts)
 
 

@@ -10,10 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from hippo.files import write_atomically
 from hippo.tables.charts import Chart, chart
-from hippo.tables.describe import hardware, link, rate, result, what
+from hippo.tables.describe import hardware, link, mark, rate, result, what
 from hippo.tables.render import MARKS, MEANING, Entry, best, comparison, entries, interval, quantities
 from hippo.tables.statistics import Summary, summarize
 from hippo.tables.table import READINGS, Cell, Panel, Table, along_curve, score
+from hippo.training.sources import MARK
 from hippo.training.sweeps import Run
 
 Record = dict[str, Any]
@@ -91,6 +92,8 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
         what=what,
         hardware=hardware,
         link=link,
+        mark=mark,
+        uncommitted=MARK,
         rate=rate,
         result=result,
         interval=interval,

@@ -27,7 +27,7 @@ def say(line: str) -> None:
 
 
 def mute(error: OSError) -> None:
-    """Lead the standard output to nowhere, as after `train.py | head`: a result is worth more than its audience."""
+    """Lead the standard output to nowhere, as after `hippo train | head`: a result is worth more than its audience."""
     with contextlib.suppress(OSError):
         print(f"the standard output is closed ({error.strerror}); the run goes on", file=sys.stderr, flush=True)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -8,7 +8,6 @@ import math
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 from hippo.errors import UserError
 from hippo.files import write_atomically
+from hippo.training import sources
 
 SCHEMA = 2
 NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force", "window"}
@@ -142,8 +142,14 @@ class _Git(_Part):
     dirty: bool | None
 
 
+class _Code(_Git):
+    version: str | None
+    hash: str | None
+
+
 class _Session(_Part):
     git: _Git
+    code: dict[str, _Code] = {}
 
 
 class _Machine(_Part):
@@ -324,16 +330,7 @@ def _renamed(values: dict[str, Any], old: str, new: str) -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return what a result depends on besides its configuration: code, packages, machine."""
-
-    def git(*args: str) -> str | None:
-        try:
-            here = Path(__file__).parent
-            return subprocess.run(
-                ["git", *args], cwd=here, capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            return None
+    """Return what a result depends on besides its configuration: this package, others, the machine."""
 
     def version(package: str) -> str | None:
         try:
@@ -341,11 +338,9 @@ def provenance() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             return None
 
-    root = git("rev-parse", "--show-toplevel")
-    code = [f"{root}/{path}" for path in ("src", "configs", "scripts", "train.py", "requirements.lock")]
-    status = git("status", "--porcelain", "--untracked-files=all", "--", *code)
+    package = sources.package()
     return {
-        "git": {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)},
+        "git": {key: package[key] for key in ("commit", "dirty")},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hippo import locks, project
 from hippo.files import write_atomically
-from hippo.training import checkpoints, records, tracking
+from hippo.training import checkpoints, records, sources, tracking
 from hippo.training.build import build, build_trainer
 from hippo.training.callbacks import History
 from hippo.training.config import ConfigError, check
@@ -79,8 +79,10 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     """Build, fit, test and record; whatever happens, say so and finish what tracks the run."""
     data, module = build(values)
     _introduce(values, folder, data, module)
+    provenance = records.provenance() | {"code": sources.used(values)}
+    if warning := sources.warning(provenance["code"]):
+        say(warning)
     resume = _take_up(values, folder, module)
-    provenance = records.provenance()
     history = History({"started": _now()} | provenance)
     tracker = record = None
     try:

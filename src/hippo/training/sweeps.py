@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from hippo import locks, project
 from hippo.errors import UserError
-from hippo.training import foreign, records
+from hippo.training import foreign, records, sources
 from hippo.training.config import check, check_seed, resolved
 from hippo.training.errors import reason
 from hippo.training.processes import mute
@@ -144,6 +144,7 @@ def through(launcher: str, runs: Iterable[Run], configs: Path, options: Iterable
         Why they failed, of those that did.
     """
     runs = list(dict.fromkeys(runs))
+    _warn(runs)
     with hydra.initialize_config_dir(str(configs.absolute()), version_base="1.3"):
         config = hydra.compose("train", [f"hydra/launcher={launcher}", *options], return_hydra_config=True)
         context = HydraContext(GlobalHydra.instance().config_loader(), callbacks=cast(Any, Callback()))
@@ -187,6 +188,7 @@ def side_by_side(
         Why they failed, of those that did.
     """
     waiting = list(dict.fromkeys(runs))
+    _warn(waiting)
     slots = share_out(jobs, len(waiting))
     total, threads = sum(run.epochs for run in waiting), max(1, cores() // len(slots))
     failures: dict[Run, str] = {}
@@ -278,6 +280,11 @@ class _Child:
         status = f"exit status {self.process.returncode}"
         why = next((line for line in said if line.startswith("error:")), said[-1] if said else status)
         return f"{why} (log: {self.run.folder / 'log.txt'})"
+
+
+def _warn(runs: list[Run]) -> None:
+    if warning := sources.warning(sources.used([run.config for run in runs])):
+        _tell(warning)
 
 
 def _tell(line: str) -> None:

@@ -118,7 +118,7 @@ class Window(WandbLogger):
 
 def log_results(logger: WandbLogger, record: dict[str, Any], folder: Path) -> None:
     """Log what is known at the end: metrics of each reading, pictures of the curves and, where there are classes, of
-    the confusion matrix, and the record itself, which `scripts/collect.py --wandb` can fetch."""
+    the confusion matrix, and the record itself, which `hippo collect --wandb` can fetch."""
     run = logger.experiment
     if run.disabled:
         return
