@@ -6,6 +6,7 @@ import torch
 
 pytest.importorskip("numba")
 import numba
+from numba import extending
 
 from hippo.kernels.common import loops
 
@@ -15,6 +16,22 @@ def activations(x, gate, candidate):
     for i in range(len(x)):
         gate[i] = loops.sigmoid(x[i])
         candidate[i] = loops.tanh(x[i])
+
+
+@loops.loop
+def exponentials(x, out):
+    for i in range(len(x)):
+        out[i] = loops.exp(x[i])
+
+
+@pytest.mark.parametrize(("dtype", "lowest", "bound"), [(np.float32, -85, 2e-7), (np.float64, -700, 4e-16)])
+def test_the_exponential_is_exact_to_rounding_and_keeps_nan(dtype, lowest, bound):
+    x = np.concatenate([np.linspace(lowest, 3, 2001), np.linspace(-1e-5, 1e-5, 1000), [-np.inf, np.nan]]).astype(dtype)
+    out = np.empty_like(x)
+    exponentials(x, out)
+    np.testing.assert_allclose(out[:-2], np.exp(x[:-2].astype(np.float64)), rtol=bound)
+    assert 0 <= out[-2] < 1e-36
+    assert np.isnan(out[-1])
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 2e-7), (np.float64, 5e-16)])
@@ -49,49 +66,61 @@ def test_every_sample_is_one_threads(batch, threads, shares, monkeypatch):
     assert max(sizes) - min(sizes) <= 1
 
 
-def times(a, b, out):
-    loops.product(a, b, out)
+PRODUCTS = {"MKL": loops._by_mkl, "SciPy's library": loops._by_scipy}
 
 
-def times_transposed(a, b, out):
-    loops.product(a.T, b, out)
-
-
-@pytest.fixture(params=["MKL", "SciPy"])
-def blas(request, monkeypatch):
-    """Loops compiled within the test call this one."""
-    if request.param == "SciPy":
-        monkeypatch.setattr(loops, "_MKL", None)
-    elif loops._MKL is None:
+@pytest.fixture(params=PRODUCTS)
+def product(request):
+    """The product by one of the libraries, which loops that the test compiles may call."""
+    if request.param == "MKL" and loops._MKL is None:
         pytest.skip("torch has no MKL here")
-    return request.param
+
+    def product(a, b, out):
+        raise NotImplementedError
+
+    extending.overload(product, jit_options=loops._OPTIONS)(PRODUCTS[request.param])
+    product.symbol = "hippo_" if request.param == "MKL" else "numba_xxge"
+    return product
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("columns", [3, None])
-def test_products_are_numpys(blas, dtype, columns):
+def test_products_are_numpys(product, dtype, columns):
+    @numba.njit
+    def times(a, turned, b, out, by_turned):
+        product(a, b, out)
+        product(turned.T, b, by_turned)
+
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(7, 5)).astype(dtype), rng.normal(size=(5, columns) if columns else 5).astype(dtype)
-    out = np.full((a @ b).shape, np.nan, dtype)
-    numba.njit(times)(a, b, out)
-    np.testing.assert_allclose(out, a @ b, rtol=0, atol=10 * np.finfo(dtype).eps)
-    out[:] = np.nan
-    numba.njit(times_transposed)(a.T.copy(), b, out)
-    np.testing.assert_allclose(out, a @ b, rtol=0, atol=10 * np.finfo(dtype).eps)
+    results = np.full((2, *(a @ b).shape), np.nan, dtype)
+    times(a, a.T.copy(), b, *results)
+    np.testing.assert_allclose(results, np.stack([a @ b] * 2), rtol=0, atol=10 * np.finfo(dtype).eps)
+    code = times.inspect_llvm(times.signatures[0])
+    assert {symbol for symbol in ("hippo_", "numba_xxge") if symbol in code} == {product.symbol}
 
 
 @pytest.mark.skipif(loops._MKL is None, reason="SciPy's products copy such matrices")
 def test_products_of_matrices_that_are_not_contiguous_are_not_compiled():
+    @numba.njit
+    def times(a, b, out):
+        loops.product(a, b, out)
+
     matrix = np.ones((6, 6))
     with pytest.raises((AssertionError, numba.TypingError), match=r"float64, 2d?, '?A"):
-        numba.njit(times)(matrix[::2], matrix, matrix[::2].copy())
+        times(matrix[::2], matrix, matrix[::2].copy())
 
 
-def test_threads_of_products_are_put_back_whoever_ends_last(blas):
+@pytest.mark.parametrize("limit", ["MKL's, of a thread", "every library's, of the process"])
+def test_threads_of_products_are_put_back_whoever_ends_last(limit, monkeypatch):
     """One computation begins and ends within another."""
+    if limit.startswith("every"):
+        monkeypatch.setattr(loops, "_MKL", None)
+    elif loops._MKL is None:
+        pytest.skip("torch has no MKL here")
 
     def counts():
-        if blas == "SciPy":
+        if loops._MKL is None:
             return {library["num_threads"] for library in loops._blas.info()}
         count = loops._MKL.MKL_Set_Num_Threads_Local(0)
         loops._MKL.MKL_Set_Num_Threads_Local(count)
@@ -109,5 +138,20 @@ def test_threads_of_products_are_put_back_whoever_ends_last(blas):
     torch.set_num_threads(threads)
 
 
-def test_a_kept_loop_is_told_from_that_of_another_version_of_this_file():
-    assert activations.__qualname__.endswith(loops._DIGEST)
+def test_a_loop_is_compiled_again_when_a_source_of_the_kernels_has_changed(tmp_path, monkeypatch):
+    def hits() -> int:
+        def double(x):
+            return x + x
+
+        monkeypatch.setattr(loops, "_DIGEST", loops._digest(tmp_path / "kernels", mkl=True))
+        function = loops.loop(double)
+        function(1.0)
+        return sum(function.stats.cache_hits.values())
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+    source = tmp_path / "kernels" / "operation" / "cpu.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("factor = 1")
+    assert [hits(), hits()] == [0, 1]
+    source.write_text("factor = 2")
+    assert hits() == 0

@@ -46,10 +46,15 @@ def _mkl() -> ctypes.CDLL | None:
 
 _MKL = _mkl()
 
+
 # numba keeps what it compiles, which saves a gated network 2 s at its start, until the loop's own file changes. It does
 # not look at the files of other functions that go into the loop: so a digest of all kernels is part of their names.
-_SOURCES = sorted(Path(__file__).parents[1].rglob("*.py"))
-_DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES) + bytes([_MKL is None])).hexdigest()[:8]
+def _digest(folder: Path, mkl: bool) -> str:
+    content = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))
+    return hashlib.sha256(content + bytes([mkl])).hexdigest()[:8]
+
+
+_DIGEST = _digest(Path(__file__).parents[1], _MKL is not None)
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 
@@ -120,6 +125,23 @@ def _one_thread_a_product() -> Iterator[None]:
                 limit.restore_original_limits()
 
 
+@extending.intrinsic
+def _pointer(context, address, array):
+    kind = numba.types.CPointer(array.dtype)
+
+    def code(context, build, signature, arguments):
+        return build.inttoptr(arguments[0], context.get_value_type(kind))
+
+    return kind(address, array), code
+
+
+@numba.njit(**_OPTIONS)
+def pointer(array):
+    """Return where the numbers of a contiguous array stand, to be indexed as one long row. Of slices numba counts
+    references, which costs more than a short loop over one."""
+    return _pointer(array.ctypes.data, array)  # type: ignore[missing-argument]  (numba passes the context)
+
+
 def product(a, b, out):
     """out ← a b, for a matrix a and a matrix or vector b that are contiguous, a also as the transpose of such a one.
     Products with transposed weights take up to 1.4 times as long."""
@@ -128,8 +150,15 @@ def product(a, b, out):
 
 @extending.overload(product, jit_options=_OPTIONS)  # type: ignore[arg-type]
 def _product_of(a, b, out):
-    if _MKL is None:
-        return lambda a, b, out: np.dot(a, b, out)
+    return _by_scipy(a, b, out) if _MKL is None else _by_mkl(a, b, out)
+
+
+def _by_scipy(a, b, out):
+    """Return the product as numba has it, by the library that SciPy brings."""
+    return lambda a, b, out: np.dot(a, b, out)
+
+
+def _by_mkl(a, b, out):
     single, transposed = out.dtype == numba.types.float32, a.layout == "F"
     kind, modes = np.float32 if single else np.float64, (ord("N"), ord("T" if transposed else "N"))
     assert (b.layout, out.layout, a.dtype, b.dtype) == ("C", "C", out.dtype, out.dtype), (a, b, out)
@@ -150,19 +179,47 @@ def _product_of(a, b, out):
     return product
 
 
-def _expm1(x):
-    """Return e^x − 1, by a Taylor series around the nearest multiple of ln 2, from which compilers make vector
-    instructions. (`math.tanh` is a call for every number.) NaN stays NaN."""
+def exp(x):
+    """Return e^x, within the range of normal numbers: what is below them is e^-85, or e^-700 of float64. NaN stays NaN.
+    (numba's own calls the C library for every number, which no loop makes vector instructions of.)"""
     raise NotImplementedError
+
+
+def _expm1(x):
+    """Return e^x − 1, in the range of `exp`. (`math.tanh` is a call for every number.)"""
+    raise NotImplementedError
+
+
+@extending.overload(exp, jit_options=_OPTIONS)  # type: ignore[arg-type]
+def _exp_of(x):
+    parts = _exponential(x)
+
+    def exp(x):
+        r, q, scale = parts(x)
+        return (type(x)(1) + r * q) * scale
+
+    return exp
 
 
 @extending.overload(_expm1, jit_options=_OPTIONS)  # type: ignore[arg-type]
 def _expm1_of(x):
-    single = x == numba.types.float32
+    parts = _exponential(x)
+
+    def expm1(x):
+        r, q, scale = parts(x)
+        return r * q * scale + (scale - type(x)(1))
+
+    return expm1
+
+
+def _exponential(kind: Any) -> Any:
+    """Return a function for loops over numbers of a type of numba's: it takes x to r, q and 2^k with x = k ln 2 + r and
+    e^r = 1 + r q, where k is the nearest whole number and q a Taylor series."""
+    single = kind == numba.types.float32
     real, word, digits, bias = (np.float32, np.int32, 23, 127) if single else (np.float64, np.int64, 52, 1023)
     # ln 2 in two parts, the first with so few digits that its multiples are exact.
     high, rest = (0.693359375, -2.12194440e-4) if single else (0.6931471803691238, 1.9082149292705877e-10)
-    high, rest, inverse, one = real(high), real(rest), real(1 / math.log(2)), real(1)  # all stays in one type
+    high, rest, inverse = real(high), real(rest), real(1 / math.log(2))  # all stays in one type
     most = real(85 if single else 700)
     rounding = real(1.5 * 2.0**digits)  # what it is added to becomes a whole number
     c = tuple(real(1 / math.factorial(n)) for n in range(14))
@@ -177,17 +234,18 @@ def _expm1_of(x):
 
     tail = short if single else long
 
-    def expm1(x):
+    @numba.njit(**_OPTIONS)
+    def parts(x):
         x = most if x > most else x
         x = -most if x < -most else x
         shifted = x * inverse + rounding
         whole = shifted - rounding
         r = (x - whole * high) - whole * rest
-        p = r * (c[1] + r * (c[2] + r * (c[3] + r * (c[4] + r * (c[5] + r * (c[6] + r * tail(r)))))))
+        q = c[1] + r * (c[2] + r * (c[3] + r * (c[4] + r * (c[5] + r * (c[6] + r * tail(r))))))
         scale = word(word(real(shifted).view(word) + bias) << digits).view(real)  # 2 ** whole, by its bits
-        return p * scale + (scale - one)
+        return r, q, scale
 
-    return expm1
+    return parts
 
 
 @numba.njit(**_OPTIONS)

@@ -14,13 +14,14 @@ tick before. R is one table of reciprocals then, read as it lies. Where a lane h
 of s and k hold zeros, and nothing happens. `hippo.kernels.legs.naive.legs_step` is the reference.
 """
 
+import ctypes
 import functools
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hippo.kernels.common import native
+from hippo.kernels.common import denormals, native
 from hippo.kernels.common.threads import side_by_side
 
 _UNINTERRUPTED = 1 << 30  # coefficients that are updated between two looks at Ctrl-C: some tenths of a second
@@ -122,7 +123,12 @@ class _Wave(NamedTuple):
             (*(v.data_ptr() for v in rows), *tables, time, *sizes, len(rows[0]), c.stride(0), f.stride(0))
             for rows in zip(c.tensor_split(threads), f.tensor_split(threads), R, strict=True)
         ]
-        side_by_side(lambda k: self.loop(*shares[k]), threads)
+
+        def work(k: int) -> None:
+            with denormals.flushed():  # gradients of what is long past fade into them
+                self.loop(*shares[k])
+
+        side_by_side(work, threads)
         return c[:, lanes:-lanes]
 
 
@@ -147,13 +153,12 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
     """Compile a wavefront of `count` vectors: a function of the addresses of coefficients, samples, space for R, and
     the tables of s and k; of the time, how many steps share R, N, steps, rows, and the distance of rows in c and in
     f."""
+    import numba
     from llvmlite import ir
-    from numba import extending
-    from numba.core import cgutils
+    from numba import extending, types
 
     intrinsic: Any = extending.intrinsic
-    flush, restore = native.denormals()  # gradients of what is long past fade into denormal numbers, which are slow
-    types, lanes = native.numba().types, vector * count
+    lanes = vector * count
     pointer = types.CPointer(types.float64 if dtype == torch.float64 else types.float32)
     lane = ir.DoubleType() if dtype == torch.float64 else ir.FloatType()
     kind, index = ir.VectorType(lane, vector), ir.IntType(64)
@@ -178,41 +183,49 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
             fused = {"flags": ["contract"]}  # multiply and add in one instruction, where there is one
             times, plus, minus = (functools.partial(op, **fused) for op in (build.fmul, build.fadd, build.fsub))
             offsets = [index(i * vector) for i in range(count)]
-            ys, ws = ([cgutils.alloca_once(build, kind) for _ in offsets] for _ in range(2))
             zero, minus_two = (ir.Constant(kind, [v] * vector) for v in (0.0, -2.0))
-            for y, w, offset in zip(ys, ws, offsets, strict=True):
-                build.store(zero, y)
-                build.store(zero if adjoint else times(minus_two, load(f, offset)), w)
-            with cgutils.for_range(build, ticks) as tick:
-                coefficient = load(c, build.add(tick.index, index(lanes)), lane)
-                neighbour = build.insert_element(zero, coefficient, last)
-                for y, w, offset in zip(ys, ws, offsets, strict=True):
-                    own, W = build.load(y), build.load(w)
-                    x = build.shuffle_vector(neighbour, own, shifted)
-                    S, K = (load(table, build.sub(offset, tick.index)) for table in (s, k))
-                    r = load(R, build.add(tick.index, offset))
-                    if adjoint:
-                        e = plus(times(S, W), x)
-                        q = times(r, e)
-                        build.store(minus(minus(plus(e, e), x), times(K, q)), y)
-                        build.store(minus(W, times(S, q)), w)
-                    else:
-                        q = times(r, plus(times(K, x), times(S, W)))
-                        following = minus(x, q)
-                        build.store(following, y)
-                        build.store(plus(W, times(S, plus(x, following))), w)
-                    neighbour = own
-                advanced = build.extract_element(build.load(ys[-1]), last)
-                build.store(advanced, at(c, build.add(tick.index, index(1)), lane), align=dtype.itemsize)
+            entering = [zero if adjoint else times(minus_two, load(f, offset)) for offset in offsets]
+            # A block that is followed by itself, tick for tick; what a tick leaves to the next one are its phi nodes.
+            before, body = build.block, build.append_basic_block()
+            build.branch(body)
+            build.position_at_end(body)
+            tick = build.phi(index)
+            ys, ws = ([build.phi(kind) for _ in offsets] for _ in range(2))
+            coefficient = load(c, build.add(tick, index(lanes)), lane)
+            neighbour = build.insert_element(zero, coefficient, last)
+            next_ys, next_ws = [], []
+            for y, W, offset in zip(ys, ws, offsets, strict=True):
+                x = build.shuffle_vector(neighbour, y, shifted)
+                S, K = (load(table, build.sub(offset, tick)) for table in (s, k))
+                r = load(R, build.add(tick, offset))
+                if adjoint:
+                    e = plus(times(S, W), x)
+                    q = times(r, e)
+                    next_ys.append(minus(minus(plus(e, e), x), times(K, q)))
+                    next_ws.append(minus(W, times(S, q)))
+                else:
+                    q = times(r, plus(times(K, x), times(S, W)))
+                    next_ys.append(minus(x, q))
+                    next_ws.append(plus(W, times(S, plus(x, next_ys[-1]))))
+                neighbour = y
+            next_tick = build.add(tick, index(1))
+            advanced = build.extract_element(next_ys[-1], last)
+            build.store(advanced, at(c, next_tick, lane), align=dtype.itemsize)
+            first = [index(0), *[zero] * count, *entering]
+            for phi, value, following in zip([tick, *ys, *ws], first, [next_tick, *next_ys, *next_ws], strict=True):
+                phi.add_incoming(value, before)
+                phi.add_incoming(following, body)
+            done = build.append_basic_block()
+            build.cbranch(build.icmp_signed("<", next_tick, ticks), body, done)
+            build.position_at_end(done)
             if adjoint:
-                for w, offset in zip(ws, offsets, strict=True):
-                    build.store(times(minus_two, build.load(w)), at(f, offset), align=dtype.itemsize)
+                for W, offset in zip(next_ws, offsets, strict=True):
+                    build.store(times(minus_two, W), at(f, offset), align=dtype.itemsize)
             return context.get_dummy_value()
 
         return types.void(c, f, R, s, k, ticks), code
 
     def loop(c, f, R, s, k, time, chunk, order, steps, rows, c_stride, f_stride):
-        mode = flush()
         for start in range(0, steps, chunk):
             stop = min(start + chunk, steps)
             for i in range(2 * (stop - start) + order + lanes):
@@ -225,6 +238,11 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
                 for t in range(start, stop, lanes):
                     samples, reciprocals = after(f, row * f_stride + t), after(R, 2 * (t - start))
                     wave(coefficients, samples, reciprocals, s, k, order + lanes - 1)
-        restore(mode)
 
-    return native.build(loop, dtype, "pppppdnnnnnn", cache=False)
+    # Called with addresses, for numba compiles anew, which takes seconds, for each layout of the arrays it gets.
+    signature = types.void(*[pointer] * 5, types.float64, *[types.intp] * 6)
+    compiled: Any = numba.cfunc(signature, fastmath={"contract"}, error_model="numpy")(loop)
+    c_types = *[ctypes.c_void_p] * 5, ctypes.c_double, *[ctypes.c_ssize_t] * 6
+    call: Any = ctypes.CFUNCTYPE(None, *c_types)(compiled.address)
+    call.compiled = compiled  # its code lives as long as it does
+    return call

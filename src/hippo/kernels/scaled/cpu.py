@@ -12,7 +12,7 @@ the backward pass 0.1 s; with exact steps 0.08 and 0.14. Products with matrices 
 beforehand, take 0.047 s forward by either rule, and serve only where all sequences share their steps.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,39 @@ from hippo.kernels.scaled.numbers import numbers
 
 _SPAN = 28  # the square root of a digit's 784 samples
 _WIDTH = 256  # columns: few enough for the cache, and enough that a loop's start costs little
+
+
+class _Rule(NamedTuple):
+    """What all steps have in common.
+
+    Attributes:
+        d: Of `hippo.kernels.scaled.numbers.Numbers`, as the next three, (N,).
+        s: Likewise.
+        middle: Likewise.
+        beside: Likewise.
+        power: Exponent of the weight.
+        alpha: Weight of the implicit side.
+        exact: Whether steps are exact, whatever alpha is.
+    """
+
+    d: Any
+    s: Any
+    middle: Any
+    beside: Any
+    power: float
+    alpha: float
+    exact: bool
+
+
+class _Step(NamedTuple):
+    """What a step does: as an exact one, by the matrix E (N, N); else by c_n ← kept_n c_n − mix_n W_n and
+    W_{n+1} = gate_n W_n + weight_n c_n, each of these (N,)."""
+
+    E: Any
+    kept: Any
+    mix: Any
+    gate: Any
+    weight: Any
 
 
 @native.opaque
@@ -47,9 +80,9 @@ class _Read(torch.autograd.Function):
         x, c = x.contiguous(), state.clone(memory_format=torch.contiguous_format)
         y, starts = torch.empty_like(x), c.new_empty(-(-length // _SPAN), order, batch * features)
         ctx.together = 1 if step.shape[1] > 1 else max(1, min(_WIDTH // features, batch))
-        ctx.rule = *numbers(order, power), power, 0.5 if alpha is None else alpha, alpha is None
+        ctx.rule = _Rule(*numbers(order, power), power, 0.5 if alpha is None else alpha, alpha is None)
         C = C.repeat(1, ctx.together)
-        arrays = x.flatten(1), step, C, *ctx.rule, c.flatten(1), y.flatten(1), starts
+        arrays = x.flatten(1), step, C, ctx.rule, c.flatten(1), y.flatten(1), starts
         loops.share(_forward, *arrays, shares=_shares(batch, ctx.together))
         ctx.save_for_backward(x, step, C, starts)
         return y, c
@@ -60,7 +93,7 @@ class _Read(torch.autograd.Function):
         to_y, to_after = grad_outputs
         x, step, C, starts = ctx.saved_tensors
         g, to_x = to_after.clone(memory_format=torch.contiguous_format), torch.empty_like(x)
-        arrays = x.flatten(1), step, C, *ctx.rule, starts, to_y.flatten(1), g.flatten(1), to_x.flatten(1)
+        arrays = x.flatten(1), step, C, ctx.rule, starts, to_y.flatten(1), g.flatten(1), to_x.flatten(1)
         to_C = sum(loops.share(_backward, *arrays, shares=_shares(x.shape[1], ctx.together)))
         to_C = torch.from_numpy(to_C).unflatten(1, (ctx.together, -1)).sum(1)
         return to_x, g, None, to_C, None, None
@@ -72,9 +105,10 @@ def _shares(batch: int, together: int) -> list[tuple[int, int]]:
 
 
 @loops.loop
-def _prepare(delta, d, s, middle, beside, power, alpha, exact, E, rows, kept, mix, gate, weight):
-    """Write what a step does: to E (N, N) the matrix of an exact one, from rows (3, N) of scratch; to the others (N,),
-    c_n ← kept_n c_n − mix_n W_n and W_{n+1} = gate_n W_n + weight_n c_n."""
+def _prepare(delta, rule, rows, step):
+    """Write what a step of relative size delta does; rows (3, N) are scratch."""
+    d, s, middle, beside, power, alpha, exact = rule
+    E, kept, mix, gate, weight = step
     order = len(d)
     if not exact:
         for n in range(order):
@@ -104,8 +138,9 @@ def _prepare(delta, d, s, middle, beside, power, alpha, exact, E, rows, kept, mi
 
 
 @loops.loop
-def _advance(c, f, exact, E, kept, mix, gate, weight, W, target):
+def _advance(c, f, exact, step, W, target):
     """Write the coefficients (N, columns) after c, with samples f (columns,), to target. W (columns,) is scratch."""
+    E, kept, mix, gate, weight = step
     order, width = c.shape
     if exact:
         for h in range(width):
@@ -130,9 +165,10 @@ def _advance(c, f, exact, E, kept, mix, gate, weight, W, target):
 
 
 @loops.loop
-def _retreat(g, exact, E, kept, mix, gate, weight, W, to_f, target):
+def _retreat(g, exact, step, W, to_f, target):
     """Write the gradient of c (N, columns), from that of the coefficients after it, to target, and that of f to
     to_f."""
+    E, kept, mix, gate, weight = step
     order, width = g.shape
     for h in range(width):
         to_f[h] = g[0, h]
@@ -154,10 +190,10 @@ def _retreat(g, exact, E, kept, mix, gate, weight, W, to_f, target):
 
 
 @loops.loop
-def _forward(x, step, C, d, s, middle, beside, power, alpha, exact, c, y, starts, begin, end):
+def _forward(x, relative, C, rule, c, y, starts, begin, end):
     (length, columns), (order, width) = x.shape, C.shape
-    E, rows = np.empty((order, order), x.dtype), np.empty((3, order), np.float64)
-    kept, mix, gate, weight = np.empty((4, order), x.dtype)
+    rows, of_all = np.empty((3, order), np.float64), np.empty((4, order), x.dtype)
+    step = _Step(np.empty((order, order), x.dtype), of_all[0], of_all[1], of_all[2], of_all[3])
     for k in range(begin, end):
         left, right = k * width, min((k + 1) * width, columns)
         now, after = c[:, left:right].copy(), np.empty((order, right - left), x.dtype)
@@ -165,10 +201,10 @@ def _forward(x, step, C, d, s, middle, beside, power, alpha, exact, c, y, starts
         for t in range(length):
             if t % _SPAN == 0:
                 starts[t // _SPAN, :, left:right] = now
-            delta = step[t, min(k, step.shape[1] - 1)]
+            delta = relative[t, min(k, relative.shape[1] - 1)]
             if delta != 0:
-                _prepare(delta, d, s, middle, beside, power, alpha, exact, E, rows, kept, mix, gate, weight)
-                _advance(now, x[t, left:right], exact, E, kept, mix, gate, weight, W, after)
+                _prepare(delta, rule, rows, step)
+                _advance(now, x[t, left:right], rule.exact, step, W, after)
                 now, after = after, now
             out = y[t, left:right]
             for h in range(len(out)):
@@ -180,10 +216,10 @@ def _forward(x, step, C, d, s, middle, beside, power, alpha, exact, c, y, starts
 
 
 @loops.loop
-def _backward(x, step, C, d, s, middle, beside, power, alpha, exact, starts, to_y, to_state, to_x, begin, end):
+def _backward(x, relative, C, rule, starts, to_y, to_state, to_x, begin, end):
     (length, columns), (order, width) = x.shape, C.shape
-    E, rows = np.empty((_SPAN, order, order) if exact else (_SPAN, 1, 1), x.dtype), np.empty((3, order), np.float64)
-    kept, mix, gate, weight = np.empty((4, _SPAN, order), x.dtype)
+    rows, of_all = np.empty((3, order), np.float64), np.empty((4, _SPAN, order), x.dtype)
+    E = np.empty((_SPAN, order, order) if rule.exact else (_SPAN, 1, 1), x.dtype)
     to_C = np.zeros((order, width), x.dtype)
     for k in range(begin, end):
         left, right = k * width, min((k + 1) * width, columns)
@@ -195,14 +231,13 @@ def _backward(x, step, C, d, s, middle, beside, power, alpha, exact, starts, to_
             count = min(_SPAN, length - first)
             states[0] = starts[span, :, left:right]
             for i in range(count):
-                delta = step[first + i, min(k, step.shape[1] - 1)]
+                delta = relative[first + i, min(k, relative.shape[1] - 1)]
                 if delta == 0:
                     states[i + 1] = states[i]
                     continue
-                rule = d, s, middle, beside, power, alpha, exact
-                _prepare(delta, *rule, E[i], rows, kept[i], mix[i], gate[i], weight[i])
-                now = exact, E[i], kept[i], mix[i], gate[i], weight[i]
-                _advance(states[i], x[first + i, left:right], *now, W, states[i + 1])
+                step = _Step(E[i], of_all[0, i], of_all[1, i], of_all[2, i], of_all[3, i])
+                _prepare(delta, rule, rows, step)
+                _advance(states[i], x[first + i, left:right], rule.exact, step, W, states[i + 1])
             for i in range(count - 1, -1, -1):
                 c, of_y, to_f = states[i + 1], to_y[first + i, left:right], to_x[first + i, left:right]
                 for n in range(order):
@@ -210,10 +245,11 @@ def _backward(x, step, C, d, s, middle, beside, power, alpha, exact, starts, to_
                         to_C[n, h] += c[n, h] * of_y[h]
                     for h in range(len(of_y)):
                         g[n, h] += C[n, h] * of_y[h]
-                if step[first + i, min(k, step.shape[1] - 1)] == 0:
+                if relative[first + i, min(k, relative.shape[1] - 1)] == 0:
                     to_f[:] = 0
                     continue
-                _retreat(g, exact, E[i], kept[i], mix[i], gate[i], weight[i], W, to_f, before)
+                step = _Step(E[i], of_all[0, i], of_all[1, i], of_all[2, i], of_all[3, i])
+                _retreat(g, rule.exact, step, W, to_f, before)
                 g, before = before, g
         to_state[:, left:right] = g
     return to_C

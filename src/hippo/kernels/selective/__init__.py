@@ -7,7 +7,7 @@
 from torch import Tensor
 
 from hippo.kernels.common import native
-from hippo.kernels.selective import cpu, naive, recomputed
+from hippo.kernels.selective import naive, recomputed
 
 
 def selective_scan(
@@ -46,5 +46,7 @@ def selective_scan(
     if length == 1:
         return naive.loop(u, step, A, B, C, state)
     if native.serves(u):
+        from hippo.kernels.selective import cpu  # numba takes a second to load
+
         return cpu.scan(u, step, A, B, C, state)
     return recomputed.SelectiveScan.apply(u, step, A, B, C, state)
