@@ -650,6 +650,51 @@ def test_coefficients_of_another_order_are_not_read():
         HiPPO("legs", 3).reconstruct(torch.ones(4), torch.tensor([0.5]))
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.bool])
+@every_kind
+def test_what_is_no_real_number_is_no_time_and_no_coefficient(measure, discretization, dtype):
+    memory = HiPPO(measure, 3, discretization)
+    ones, other = torch.ones(2, 4), torch.ones(2, 4, dtype=dtype)
+    for read in (memory, memory.remember, memory.route):
+        with pytest.raises(ValueError, match="timestamps must be real numbers"):
+            read(ones, other)
+    for time in (other[:, 0], "5", 5j, None):
+        with pytest.raises(ValueError, match=r"state\.time must be .*real number"):
+            memory.step(ones[:, 0], state=State(ones[:, :3], time))
+    with pytest.raises(ValueError, match=r"state\.time must be a number or \(2,\)"):
+        memory.step(ones[:, 0], state=State(ones[:, :3], torch.ones(3)))
+    for arguments, words in (
+        ((other[:, :3], ones[0]), "coefficients must be"),
+        ((ones[:, :3], other[0]), "times must be"),
+        ((ones[:, :3], ones[0], other[:, 0]), "now must be"),
+        ((ones[:, :3], ones[0], 5j), "now must be"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            memory.reconstruct(*arguments[:2], now=arguments[2] if len(arguments) == 3 else 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_kind
+def test_a_signal_that_is_nearly_too_large_for_its_precision_is_remembered(measure, discretization, dtype):
+    """It alternates, so that sums on the way are larger than what comes of them."""
+    memory, signs = HiPPO(measure, 5, discretization), 1 - 2 * (torch.arange(100, dtype=dtype) % 2).unsqueeze(0)
+    for exponent in (0.55, 0.9, 1.0):
+        size = torch.finfo(dtype).max ** exponent * 0.99
+        expected = memory.remember(signs).coefficients
+        torch.testing.assert_close(memory.remember(signs * size).coefficients / size, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_coefficients_that_no_float_can_hold_are_said_to_be_too_large():
+    signal = 3e38 * (1 - 2 * (torch.arange(9.0, dtype=torch.float32) % 2)).unsqueeze(0)
+    memory = HiPPO("legs", 5)
+    assert torch.isfinite(memory.remember(signal).coefficients).all()
+    with pytest.raises(ValueError, match=r"signal has values of up to 3e\+38, and coefficients that torch\.float32"):
+        memory(signal)  # after two samples
+    state = memory.step(signal[:, 0])
+    with pytest.raises(ValueError, match="make it smaller"):
+        memory.step(signal[:, 1], state=state)
+
+
 def test_float32_keeps_a_long_mean():
     """A step stores Ā − I, not Ā: rounding 1 − 1/t to float32 would be a step of another size, always the same way."""
     memory = HiPPO("legs", 1)

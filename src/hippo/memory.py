@@ -3,6 +3,8 @@
 import functools
 import itertools
 import math
+import numbers
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -21,6 +23,8 @@ from hippo.transitions import Filling, Transition
 Form = Literal["recurrence", "scan", "convolution"]
 Step = Callable[[Tensor, Tensor], Tensor]
 _BLOCK = 64  # samples from which on blocks of them are worth it
+_LARGE = {dtype: torch.finfo(dtype).max ** 0.5 for dtype in (torch.float32, torch.float64)}  # beyond it, sums overflow
+_ROOM = 2.0**64  # by which what is too large is made smaller, without rounding
 
 
 class State(NamedTuple):
@@ -129,18 +133,17 @@ class HiPPO(nn.Module):
         since, c = self._begin(signal, timestamps, state)
         route = self._route(signal, timestamps, state, last=False, form=form)
         now = self._end(signal, timestamps, since)
-        if route.name in ("compiled loop", "GPU kernel", "plain loop"):
-            outputs = self._legs(signal, timestamps, since, c, every=True)
-        elif route.name in ("scan", "convolution"):
-            A, B = self._regular(1.0, c)
-            outputs = (lti.scan if form == "scan" else lti.convolution)(A, B, signal.movedim(1, -1), c).movedim(-2, 1)
-        else:
-            rows = []
-            steps = self.transitions(signal.shape[1], timestamps, since, like=c)
-            for f, step in zip(signal.unbind(1), steps, strict=True):
-                c = step(c, f)
-                rows.append(c)
-            return torch.stack(rows, dim=1), State(c, now)
+
+        def advance(signal: Tensor, c: Tensor) -> Tensor:
+            if route.name in ("compiled loop", "GPU kernel", "plain loop"):
+                return self._legs(signal, timestamps, since, c, every=True)
+            if route.name in ("scan", "convolution"):
+                A, B = self._regular(1.0, c)
+                how = lti.scan if form == "scan" else lti.convolution
+                return how(A, B, signal.movedim(1, -1), c).movedim(-2, 1)
+            return torch.stack(list(self._walk(signal, timestamps, since, c)), dim=1)
+
+        outputs = _with_room(advance, signal, c)
         return outputs, State(outputs[:, -1].clone(), now)
 
     def remember(self, signal: Tensor, timestamps: Tensor | None = None, *, state: State | None = None) -> State:
@@ -157,19 +160,20 @@ class HiPPO(nn.Module):
         if route.name != "wavefront":
             _check_finite(signal)
         now = self._end(signal, timestamps, since)
-        if route.name == "wavefront":
-            c = self._wavefront(signal, since, c)
-        elif route.name in ("compiled loop", "GPU kernel", "plain loop"):
-            c = self._legs(signal, timestamps, since, c, every=False)
-        elif route.name == "blocks of samples":
-            blocks = transitions.blocks(self.measure, self.order, self.discretization, c.dtype, c.device)
-            c = lti.last(blocks, signal.movedim(1, -1), c)
-        else:
-            for f, step in zip(
-                signal.unbind(1), self.transitions(signal.shape[1], timestamps, since, like=c), strict=True
-            ):
-                c = step(c, f)
-        return State(c, now)
+
+        def advance(signal: Tensor, c: Tensor) -> Tensor:
+            if route.name == "wavefront":
+                c = self._wavefront(signal, since, c)
+            elif route.name in ("compiled loop", "GPU kernel", "plain loop"):
+                c = self._legs(signal, timestamps, since, c, every=False)
+            elif route.name == "blocks of samples":
+                blocks = transitions.blocks(self.measure, self.order, self.discretization, c.dtype, c.device)
+                c = lti.last(blocks, signal.movedim(1, -1), c)
+            else:
+                c = deque(self._walk(signal, timestamps, since, c), maxlen=1).pop()
+            return c.unsqueeze(1)
+
+        return State(_with_room(advance, signal, c).squeeze(1), now)
 
     def step(self, f: Tensor, timestamps: Tensor | None = None, *, state: State | None = None) -> State:
         """Remember one sample f of shape (B,) or (B, C), with timestamps (B,) where there are any.
@@ -254,8 +258,6 @@ class HiPPO(nn.Module):
         """Return the coefficients after one more sample, or None where that is for `remember`: where the arguments need
         a closer look, a graph of the gradient, or another implementation."""
         c, since = state
-        if since is None:
-            return None
         if timestamps is not None:
             if timestamps.shape != (1,) or len(f) != 1 or (isinstance(since, Tensor) and since.shape != (1,)):
                 return None
@@ -268,7 +270,7 @@ class HiPPO(nn.Module):
             not 0 <= since <= now < math.inf
             or c.shape != (*f.shape, self.order)
             or c.dtype != f.dtype
-            or not (math.isfinite(f.item()) if f.numel() == 1 else torch.isfinite(f).all())
+            or not (abs(f.item()) < _LARGE[f.dtype] if f.numel() == 1 else (f.abs() < _LARGE[f.dtype]).all())
         ):
             return None
         if not self.measure.scale_invariant:
@@ -290,12 +292,16 @@ class HiPPO(nn.Module):
         if since is None:  # the first sample fills the memory
             c = self._filled(signal[:, 0])
             samples, since = samples[:, 1:], 0.0
-        after = legs.remember(c.flatten(0, -2), samples, since).view_as(c)
-        if not torch.isfinite(after).all():  # what is not finite stays in the mean of all samples, so none is looked at
-            _check_finite(signal)
-            step = schedule.regular(samples.shape[1], since, self._origin, c.device).relative
-            after = legs.sequence(c.flatten(0, -2), samples, step, 0.5, every=False).view_as(c)  # less is added up
-        return after
+        return legs.remember(c.flatten(0, -2), samples, since).view_as(c)
+
+    def _walk(
+        self, signal: Tensor, timestamps: Tensor | None, since: Tensor | float | None, c: Tensor
+    ) -> Iterator[Tensor]:
+        """Yield the coefficients after each sample, one step at a time."""
+        steps = self.transitions(signal.shape[1], timestamps, since, like=c)
+        for f, step in zip(signal.unbind(1), steps, strict=True):
+            c = step(c, f)
+            yield c
 
     def _legs(
         self, signal: Tensor, timestamps: Tensor | None, since: Tensor | float | None, c: Tensor, every: bool
@@ -348,6 +354,8 @@ class HiPPO(nn.Module):
                 f"state is {state.coefficients.dtype} on {state.coefficients.device}, and the signal {signal.dtype} on "
                 f"{signal.device}; convert one"
             )
+        if isinstance(since, Tensor) and since.shape != signal.shape[:1]:
+            raise ValueError(f"state.time must be a number or ({len(signal)},), not {tuple(since.shape)}")
         if since is not None and not isinstance(since, Tensor) and not 0 <= since < math.inf:
             raise ValueError(f"state.time must be finite and at least 0, not {since}")
         return since, signal.new_zeros(shape) if state is None else state.coefficients
@@ -399,8 +407,13 @@ class HiPPO(nn.Module):
             memory, now = memory.coefficients, memory.time if now is None else now
         _check_tensor("memory", memory)
         _check_tensor("times", times)
-        if memory.shape[-1] != self.order:
-            raise ValueError(f"coefficients must be (..., {self.order}), not {tuple(memory.shape)}")
+        schedule.check_real("times", times)
+        if now is not None:
+            _check_time("now", now)
+        if memory.shape[-1] != self.order or not memory.is_floating_point():
+            raise ValueError(
+                f"coefficients must be (..., {self.order}), floating-point, not {tuple(memory.shape)} of {memory.dtype}"
+            )
         times = times.to(torch.float64)
         if now is None:
             oldest, now = self.measure.window(1.0)
@@ -563,17 +576,51 @@ def _check_kinds(shape: str, timestamps: Tensor | None, state: State | None) -> 
     if timestamps is not None and not isinstance(timestamps, Tensor):
         hint = "; pass a state by its name, state=…" if isinstance(timestamps, State) else ""
         raise ValueError(f"timestamps must be a tensor {shape}, not {type(timestamps).__name__}{hint}")
+    if timestamps is not None:
+        schedule.check_real("timestamps", timestamps)
     if state is not None and not isinstance(state, State):
         raise ValueError(
             f"state must be the State that an earlier call returned, not {type(state).__name__}; of coefficients alone "
             "State(coefficients, time) makes one"
         )
+    if state is not None:
+        _check_tensor("state.coefficients", state.coefficients)
+        _check_time("state.time", state.time)
+
+
+def _check_time(name: str, time: Tensor | float) -> None:
+    if isinstance(time, Tensor):
+        schedule.check_real(name, time)
+    elif not isinstance(time, numbers.Real):
+        raise ValueError(f"{name} must be a real number or a tensor of them, not {type(time).__name__}")
 
 
 def _accumulable(signal: Tensor) -> Tensor:
     """Return a signal in a precision in which many samples can be added up. Raises ValueError if it is no tensor."""
     _check_tensor("signal", signal)
     return signal.float() if signal.dtype in (torch.float16, torch.bfloat16) else signal
+
+
+def _with_room(advance: Callable[[Tensor, Tensor], Tensor], signal: Tensor, c: Tensor) -> Tensor:
+    """Return what `advance` makes of a signal and of the coefficients before it, (B, L, …, N), of which the last ones
+    are not finite wherever some are not: it is linear, so a signal too large for the sums on the way is made smaller.
+
+    Raises:
+        ValueError: If the signal is not finite, or the coefficients have no place in its precision.
+    """
+    after = advance(signal, c)
+    if torch.compiler.is_exporting() or torch.isfinite(after[:, -1]).all():
+        return after
+    _check_finite(signal)  # of a wavefront, which stays fast since nothing else looks at its samples
+    if max(signal.abs().max(), c.abs().max()) < _LARGE[signal.dtype]:
+        return after  # the discretization is unstable
+    after = _ROOM * advance(signal / _ROOM, c / _ROOM)
+    if not torch.isfinite(after).all():
+        raise ValueError(
+            f"signal has values of up to {signal.abs().max().item():.2g}, and coefficients that {signal.dtype} cannot "
+            "hold; make it smaller"
+        )
+    return after
 
 
 def _check_finite(signal: Tensor) -> None:

@@ -59,6 +59,13 @@ def relative_steps(gaps: Tensor, times: Tensor) -> Tensor:
     return torch.where(gaps > 0, gaps / times, 0.0)
 
 
+def check_real(name: str, times: Tensor) -> None:
+    """Raise ValueError unless times are real numbers."""
+    if times.dtype == torch.bool or times.is_complex():
+        hint = "; pass a mask by its name, mask=…" if times.dtype == torch.bool else ""
+        raise ValueError(f"{name} must be real numbers, not {times.dtype}{hint}")
+
+
 def check_timestamps(times: Tensor, previous: Tensor) -> None:
     """Raise ValueError unless times (L, B) are finite and each is at least the one before it, the first at least 0."""
     if torch.compiler.is_exporting():  # which has no values to look at

@@ -226,6 +226,13 @@ def test_ts_files_that_are_not_there_or_not_text(tmp_path):
         read_ts(tmp_path / "unlabelled.ts")
 
 
+def test_a_ts_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "marked.ts").write_text("@data\n1,2:3,4:a\n", encoding="utf-8-sig")
+    (series,), labels = read_ts(tmp_path / "marked.ts")
+    assert series.tolist() == [[1, 3], [2, 4]]
+    assert labels == ["a"]
+
+
 def archive(copy: Path) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:

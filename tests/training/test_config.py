@@ -141,6 +141,12 @@ def test_the_papers_experiment_is_the_papers(compose):
         ("logger.mode=onlin", ["logger.mode='onlin'", "'offline'"]),
         ("model._target_=hippo.models.HiPPORN", ["model._target_", "cannot be imported"]),
         ("+model.input_size=2", ["model.input_size"]),
+        ("trainer._target_=builtins.dict", ["trainer._target_: builtins.dict does not say which arguments it takes"]),
+        ("optimizer._target_=torch.optim", ["optimizer._target_: torch.optim does not say which arguments it takes"]),
+        ("+optimizer._args_=[1]", ["optimizer._args_ cannot be set"]),
+        ("+model._partial_=true", ["model._partial_ cannot be set"]),
+        (["model=s4d", "+model.layer._recursive_=false"], ["model.layer._recursive_ cannot be set"]),
+        ("+dataset._other_=1", ["dataset._other_: Digits has no _other_"]),
         ("paths.data=", ["must name folders"]),
         ("name=a/b", ["name='a/b'", "letters"]),
         ("+trainer.fast_dev_run=true", ["trainer.fast_dev_run cannot be set", "limit_train_batches=1"]),
@@ -194,11 +200,19 @@ def test_arguments_that_no_file_lists_may_be_added(compose):
         ("+trainer.limit_test_batches=0.1", "trainer.limit_test_batches=0.1 of 6 batches is not one"),
         ("+trainer.limit_train_batches=0.03", "trainer.limit_train_batches=0.03 of 26 batches is not one"),
         ("optimizer._target_=torch.optim.SparseAdam", "optimizer: no step can be taken with it: SparseAdam does not"),
+        ("+optimizer.capturable=true", "optimizer: no step can be taken with it: If capturable=True"),
+        ("+optimizer={foreach: true, fused: true}", "optimizer: no step can be taken with it: `fused` and `foreach`"),
+        ("optimizer._target_=argparse.Namespace", "optimizer: _target_ makes a Namespace and no Optimizer"),
+        ("dataset._target_=argparse.Namespace", "dataset: _target_ makes a Namespace and no SequenceDataset"),
+        ("model._target_=argparse.Namespace", "model: _target_ makes a Namespace and no SequenceModel"),
+        ("trainer._target_=argparse.Namespace", "trainer: _target_ makes a Namespace and no Trainer"),
+        ("+scheduler={_target_: argparse.Namespace}", "scheduler: _target_ makes a Namespace and no LRScheduler"),
+        ("logger={_target_: argparse.Namespace}", "logger: _target_ makes a Namespace and no Logger"),
     ],
 )
 def test_values_that_only_a_constructor_can_refuse_are_explained(compose, override, words):
     with pytest.raises(ConfigError) as error:
-        run(compose("experiment=digits", "logger=none", override))
+        run(compose("experiment=digits", "trainer=cpu", "logger=none", override))
     assert explain(error.value).startswith(words)
 
 

@@ -410,6 +410,14 @@ def test_a_diverging_run_stops_with_advice_and_leaves_no_record(tiny):
     assert not (folder_of(config) / "checkpoints" / "last.ckpt").exists()
 
 
+def test_a_run_whose_weights_are_lost_at_its_last_step_is_a_divergence_too(tiny):
+    """The training loss is of the weights before the step."""
+    config = tiny("optimizer.lr=1e30", "trainer.max_epochs=1", "+trainer.limit_train_batches=2")
+    with pytest.raises(Divergence, match="the validation loss became nan in epoch 1"):
+        run(config)
+    assert not (folder_of(config) / "record.json").exists()
+
+
 def test_training_stops_early_where_patience_runs_out(tiny):
     record = run(tiny("patience=1", "optimizer.lr=0.0"))
     assert record["epochs"] == 2

@@ -21,7 +21,7 @@ def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
     """
     series, labels, in_data = [], [], False
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(
             f"{path} cannot be read: {error.strerror}. Check that it is there, and its permissions."

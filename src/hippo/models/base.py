@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hippo.schedule import check_timestamps
+from hippo.schedule import check_real, check_timestamps
 
 
 class SequenceModel(nn.Module, ABC):
@@ -108,8 +108,8 @@ class SequenceModel(nn.Module, ABC):
                     f"{argument} must be a tensor, not {type(value).__name__}; torch.as_tensor({argument}) makes one "
                     "of an array"
                 )
-        if timestamps is not None and timestamps.dtype == torch.bool:
-            raise ValueError("timestamps must be numbers, not booleans; pass a mask by its name, mask=…")
+        if timestamps is not None:
+            check_real("timestamps", timestamps)
         if x.dim() != 3 or x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] != self.input_size:
             raise ValueError(f"x must be (B, L, {self.input_size}) with B ≥ 1 and L ≥ 1, not {tuple(x.shape)}")
         if x.dtype != (dtype := next((weight.dtype for weight in self.parameters()), x.dtype)):
@@ -126,7 +126,7 @@ class SequenceModel(nn.Module, ABC):
                 )
         if mask is not None and mask.dtype != torch.bool:
             raise ValueError(f"mask must be of booleans, True where something was observed, not {mask.dtype}")
-        if lengths is not None and (lengths.is_floating_point() or lengths.dtype == torch.bool):
+        if lengths is not None and (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool):
             raise ValueError(f"lengths must be whole numbers, not {lengths.dtype}")
         if by_channel and not self.takes_channel_mask:
             raise ValueError(

@@ -89,6 +89,8 @@ class Stack(SequenceModel):
             _Block(layer(features=hidden_size), hidden_size, norm, prenorm, mix, dropout) for _ in range(depth)
         )
         for index, mixer in enumerate(self.mixers):
+            if not isinstance(mixer, Mixer):
+                raise ValueError(f"layer must make a Mixer, not a {type(mixer).__name__}")
             mixer.place(index, depth)
         self.norm = _Norm(hidden_size, norm) if prenorm else nn.Identity()
         self.pooling, self.unit, self.rate = pooling, unit, rate

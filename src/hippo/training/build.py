@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hippo.data import SequenceDataset, Splits
 from hippo.models import SequenceModel
 from hippo.training import checkpoints, records
 from hippo.training.callbacks import EpochSeed, History
-from hippo.training.config import ConfigError, building
+from hippo.training.config import ConfigError, building, of_kind
 from hippo.training.learner import SequenceData, SequenceLearner
 
 
@@ -29,24 +30,42 @@ def build(values: dict[str, Any]) -> tuple[SequenceData, SequenceLearner]:
     """
     if values["threads"]:
         torch.set_num_threads(values["threads"])
+    with building("optimizer"):
+        _try_step(make_optimizer := instantiate(values["optimizer"], _partial_=True), values["trainer"])
     with building("dataset"):
-        dataset = instantiate(values["dataset"])
+        dataset = of_kind(SequenceDataset, instantiate(values["dataset"]))
         data = SequenceData(dataset, Path(values["paths"]["data"]).expanduser(), values["seed"])
     too_few(values["trainer"], dataset.batch_size, data.splits)
     everything = data.splits.train.everything
     pl.seed_everything(values["seed"], verbose=False)
     with building("model"):
-        model = instantiate(values["model"], input_size=everything.x.shape[2])
+        model = of_kind(SequenceModel, instantiate(values["model"], input_size=everything.x.shape[2]))
     misfit(model, dataset, data.splits)
     module = SequenceLearner(
         model,
         len(data.splits.classes),
-        instantiate(values["optimizer"], _partial_=True),
+        make_optimizer,
         data.splits.shifted,
         numbers=everything.y.shape[-1],
         scheduler=instantiate(values["scheduler"], _partial_=True) if values.get("scheduler") else None,
     )
     return data, module
+
+
+def _try_step(make_optimizer: Callable[..., Any], trainer: dict[str, Any]) -> None:
+    """Take a step on a parameter that stands for all: some optimizers say only then what they cannot do.
+
+    Raises:
+        ValueError: If the optimizer cannot take it.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    parameter.grad = torch.zeros(2, 2)
+    try:
+        of_kind(torch.optim.Optimizer, make_optimizer(params=[{"params": [parameter]}])).step(lambda: 0.0)
+    except (RuntimeError, AssertionError) as error:
+        if isinstance(error, AssertionError) and torch.cuda.is_available() and trainer.get("accelerator") != "cpu":
+            return  # it wants a GPU, which this parameter is not on
+        raise ValueError(f"no step can be taken with it: {error}") from error
 
 
 def too_few(trainer: dict[str, Any], batch_size: int, splits: Splits) -> None:
@@ -115,7 +134,8 @@ def build_trainer(values: dict[str, Any], folder: Path, history: History, tracke
     ]
     _quieten()
     with building("trainer"):
-        return instantiate(values["trainer"] | {"enable_progress_bar": bar}, _partial_=True)(
+        make = instantiate(values["trainer"] | {"enable_progress_bar": bar}, _partial_=True)
+        trainer = make(
             callbacks=callbacks,
             logger=tracker or False,
             plugins=[checkpoints.AtomicCheckpointIO()],
@@ -124,6 +144,7 @@ def build_trainer(values: dict[str, Any], folder: Path, history: History, tracke
             enable_model_summary=False,
             use_distributed_sampler=False,  # SequenceData shares its data out itself
         )
+        return of_kind(pl.Trainer, trainer)
 
 
 def _quieten() -> None:

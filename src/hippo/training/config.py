@@ -67,6 +67,9 @@ _SUPPLIED: dict[str, set[str]] = {
     "scheduler": {"optimizer", "total_steps"},
     "logger": {"name", "identity", "folder", "settings", "resume"},
 }
+_PASSING = {"_args_", "_partial_", "_recursive_", "_convert_"}  # Hydra's words on how arguments are passed
+
+Made = typing.TypeVar("Made")
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -189,9 +192,19 @@ def _check_node(value: Any, where: str, supplied: set[str]) -> None:
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{where}._target_: {value['_target_']} cannot be imported ({reason})") from error
+        for key in _PASSING.intersection(value):
+            if key != "_partial_" or where in _SUPPLIED:
+                raise ConfigError(f"{where}.{key} cannot be set: arguments have names, and the code passes them on")
+        try:
+            parameters = inspect.signature(target).parameters
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{where}._target_: {value['_target_']} does not say which arguments it takes, so they cannot be "
+                "checked; name a class or a function that does"
+            ) from error
         for key in ADDED.get(value["_target_"], ()):
-            value.setdefault(key, inspect.signature(target).parameters[key].default)
-        arguments = {k: v for k, v in value.items() if not k.startswith("_")}
+            value.setdefault(key, parameters[key].default)
+        arguments = {k: v for k, v in value.items() if k not in ("_target_", "_partial_")}
         _check_call(target, arguments, where, supplied, partial=bool(value.get("_partial_")))
 
 
@@ -255,6 +268,13 @@ def building(key: str) -> Iterator[None]:
         if not isinstance(error.__cause__, ValueError):
             raise
         raise ConfigError(f"{key}: {error.__cause__}") from error
+
+
+def of_kind(kind: type[Made], made: Any) -> Made:
+    """Return what a constructor made. Raises ValueError if it is nothing of the kind that is needed."""
+    if not isinstance(made, kind):
+        raise ValueError(f"_target_ makes a {type(made).__name__} and no {kind.__name__}")
+    return made
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

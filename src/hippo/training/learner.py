@@ -1,6 +1,5 @@
 """What is trained: a sequence model with a linear read-out, and the data that it reads."""
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,7 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from hippo.data import Batch, SequenceDataset, Sequences, Splits
 from hippo.errors import UserError
 from hippo.models import SequenceModel
-from hippo.training.config import ConfigError, building
+from hippo.training.config import ConfigError, building, of_kind
 from hippo.training.records import derive_seed
 
 
@@ -74,11 +73,9 @@ class SequenceLearner(pl.LightningModule):
         # What is wrong with their settings is said before any work; how many steps there are is not known yet.
         with building("optimizer"):
             tried = self._optimizer()
-            if tried is not None:
-                _try_step(optimizer)
         if tried is not None and scheduler is not None:
             with building("scheduler"):
-                scheduler(tried, total_steps=1000)
+                of_kind(LRScheduler, scheduler(optimizer=tried, total_steps=1000))
         # No metric looks at its input's values on the host: on a GPU that would stall every step.
         self.metrics = nn.ModuleDict()
         for split in ("train", *self.validations, "test"):
@@ -106,7 +103,8 @@ class SequenceLearner(pl.LightningModule):
         if optimizer is None or self.make_scheduler is None:
             return optimizer
         with building("scheduler"):
-            scheduler = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+            steps = int(self.trainer.estimated_stepping_batches)
+            scheduler = self.make_scheduler(optimizer=optimizer, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def learning_rate(self, optimizer: Optimizer) -> float:
@@ -133,10 +131,10 @@ class SequenceLearner(pl.LightningModule):
         return optimizer
 
     def on_train_epoch_end(self) -> None:
-        # An infinite loss may go with a good accuracy; where there is none, the loss in validation is all there is.
-        losses = {"training": "train/loss"} | ({} if self.confusion is not None else {"validation": "validation/loss"})
-        for split, name in losses.items():
-            if math.isfinite(loss := float(self.trainer.callback_metrics[name])):
+        # In validation an infinite loss may go with a good accuracy; where there is none, the loss is all there is.
+        for split, name in (("training", "train/loss"), ("validation", "validation/loss")):
+            loss = float(self.trainer.callback_metrics[name])
+            if math.isfinite(loss) or (math.isinf(loss) and split == "validation" and self.confusion is not None):
                 continue
             raise Divergence(
                 f"the {split} loss became {loss} in epoch {self.current_epoch + 1}. Lower optimizer.lr, set "
@@ -227,21 +225,6 @@ class SequenceData(pl.LightningDataModule):
             generator=torch.Generator(),  # a loader draws a seed, needed or not: not from the model's random numbers
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def _try_step(make_optimizer: Callable[..., Optimizer]) -> None:
-    """Take a step on a parameter that stands for all: some optimizers refuse dense gradients only then.
-
-    Raises:
-        ValueError: If the optimizer cannot take it.
-    """
-    parameter = nn.Parameter(torch.zeros(2, 2))
-    parameter.grad = torch.zeros(2, 2)
-    try:
-        with contextlib.suppress(AssertionError):  # what wants a GPU finds none here
-            make_optimizer([{"params": [parameter]}]).step(lambda: 0.0)
-    except RuntimeError as error:
-        raise ValueError(f"no step can be taken with it: {error}") from error
 
 
 def _as_is(batch: Any) -> Any:

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hippo import locks, project
@@ -16,7 +17,7 @@ from hippo.files import write_atomically
 from hippo.training import checkpoints, records, sources, tracking
 from hippo.training.build import build, build_trainer
 from hippo.training.callbacks import History
-from hippo.training.config import ConfigError, check
+from hippo.training.config import ConfigError, building, check, of_kind
 from hippo.training.curves import draw_curves
 from hippo.training.evaluate import evaluate, throughput
 from hippo.training.learner import SequenceData, SequenceLearner
@@ -96,6 +97,9 @@ def _run(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
                 | {"seed": values["seed"], "parameters": module.learnt}
                 | provenance,
             )
+            if tracker is not None:
+                with building("logger"):
+                    of_kind(Logger, tracker)
         trainer = _fit(values, folder, data, module, history, tracker, resume)
         results = evaluate(trainer, module, data, history.epochs, folder / "checkpoints")
         if is_first():

@@ -150,7 +150,7 @@ def _repository(files: list[Path], more: Iterable[Path] = ()) -> dict[str, Any]:
 
     def git(*words: str | Path) -> str | None:
         try:
-            command = ["git", "-C", files[0].parent, *words]
+            command = ["git", "--no-optional-locks", "-C", files[0].parent, *words]
             return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return None
