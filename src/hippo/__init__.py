@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hippo.memory import HiPPO, State
+    from hippo.training.trained import load
 
-__all__ = ["HiPPO", "State"]
+__all__ = ["HiPPO", "State", "load"]
 
-_WHERE = {"HiPPO": "hippo.memory", "State": "hippo.memory"}
+_WHERE = {"HiPPO": "hippo.memory", "State": "hippo.memory", "load": "hippo.training.trained"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: a program that prints its help does without PyTorch."""
+    """Import what is asked for: a program that prints its help does without PyTorch, and a memory without Lightning."""
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)

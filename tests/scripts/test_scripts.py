@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 import torch
+from omegaconf import open_dict
 from scipy.io import wavfile
 
 from hippo.data import CharacterTrajectories
 from hippo.models import HiPPORNN
 from hippo.training import records
+from hippo.training.run import run
 
 ROOT = Path(__file__).parents[2]
 LEGS = records.read(next((ROOT / "results" / "records" / "trajectories_legs").glob("*.json")))
@@ -215,3 +218,21 @@ def test_gates_refuse_what_they_cannot_read(script, capsys, tmp_path):
         with pytest.raises(SystemExit) as stop:
             script("gates", *(tmp_path / word if word in configs else word for word in arguments))
         assert words in f"{stop.value.code} {capsys.readouterr().err}"
+
+
+def test_evaluate_prints_what_a_model_comes_to(script, tmp_path):
+    train = ["experiment=digits", "model=gru", "model.hidden_size=4", "trainer.max_epochs=1", "trainer=cpu"]
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = hydra.compose("train", [*train, "name=x", "logger=none", f"paths.outputs={tmp_path}"])
+    with open_dict(config):
+        record = run(config)
+    folder = next(tmp_path.glob("x/*"))
+    head, _, test = script("evaluate", folder).splitlines()
+    assert head.split() == ["sequences", "loss", "accuracy"]
+    accuracy = record["metrics"]["best"]["test"]["accuracy"]
+    assert test.split()[::3] == ["test", f"{accuracy:.4f}"]
+    np.savez(tmp_path / "x.npz", x=np.zeros((3, 64)), y=[0, 1, 2])
+    *_, of_file = script("evaluate", folder, "dataset.permutation=none", tmp_path / "x.npz").splitlines()
+    assert of_file.split()[:2] == [str(tmp_path / "x.npz"), "3"]
+    with pytest.raises(SystemExit, match=r"error: .* is neither the folder of a run"):
+        script("evaluate", tmp_path / "nothing")

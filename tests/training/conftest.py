@@ -8,6 +8,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from hippo.training.run import run
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = ["experiment=digits", "model.hidden_size=8", "trainer.max_epochs=3", "threads=1", "trainer=cpu"]
 
@@ -34,3 +36,16 @@ def compose(tmp_path):
 def tiny(compose):
     """The function (*overrides) -> the configuration of a run of seconds on the real digits."""
     return lambda *overrides: compose(*TINY, "logger=none", *overrides)
+
+
+@pytest.fixture(scope="session")
+def outputs(tmp_path_factory) -> Path:
+    """The folder of runs that several tests use."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture
+def trained(outputs, tiny) -> Path:
+    """The folder of a tiny run on the digits, trained once."""
+    run(tiny(f"paths.outputs={outputs}", "model=gru", "model.hidden_size=16", "optimizer.lr=0.03"))
+    return next(outputs.glob("digits_gru/*"))

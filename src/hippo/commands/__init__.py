@@ -13,6 +13,7 @@ from hippo.extras import require
 
 VERBS = {
     "train": "train a model on a dataset: experiment=digits model=gru …; resume a run, or show one that is complete",
+    "evaluate": "test a trained model on other data, or under other settings of its dataset",
     "reproduce": "run what a table lacks, and write it",
     "collect": "copy the records of complete runs to results/, and write all tables",
     "report": "write all tables anew from the records in results/",

@@ -4,7 +4,8 @@ from hippo.extras import require
 
 require("train", __name__)
 
-from hippo.data.base import Batch, CurvePoint, DataError, SequenceDataset, Sequences, Shifted, Splits
+from hippo.data.arrays import Arrays
+from hippo.data.base import Batch, CurvePoint, DataError, Scaling, SequenceDataset, Sequences, Shifted, Splits
 from hippo.data.character_trajectories import CharacterTrajectories
 from hippo.data.digits import Digits
 from hippo.data.mnist import MNIST
@@ -13,12 +14,14 @@ from hippo.data.white_noise import WhiteNoise, white_noise
 
 __all__ = [
     "MNIST",
+    "Arrays",
     "Batch",
     "CharacterTrajectories",
     "CurvePoint",
     "DataError",
     "Digits",
     "Sampling",
+    "Scaling",
     "SequenceDataset",
     "Sequences",
     "Shifted",

@@ -94,6 +94,27 @@ def _read(batch: Batch) -> Tensor:
     return read
 
 
+class Scaling(NamedTuple):
+    """What the channels of raw sequences are standardised by: (x − mean) / scale.
+
+    Attributes:
+        mean: (C,).
+        scale: (C,).
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Scaling":
+        """Return what standardises values (K, C): their mean, and their standard deviation, which may be 0."""
+        return cls(values.mean(0), values.std(0) + 1e-5)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return sequences (B, L, C) standardised."""
+        return (x - self.mean) / self.scale
+
+
 class Shifted(NamedTuple):
     """Validation and test, as they are after a shift that training does not know."""
 
@@ -120,6 +141,7 @@ class Splits(NamedTuple):
         shifted: Shifts by their names, evaluated in every epoch and at the end.
         curve: Evaluated at the end.
         release: Which release of its files was read, of a dataset that has several.
+        scaling: What the training split says that sequences are to be standardised by; None where they are not.
     """
 
     train: Sequences
@@ -129,6 +151,7 @@ class Splits(NamedTuple):
     shifted: Mapping[str, Shifted] = {}  # nobody writes to it, and it can be pickled
     curve: Sequence[CurvePoint] = ()
     release: str | None = None
+    scaling: Scaling | None = None
 
     def check(self) -> None:
         """Raise DataError unless targets are (B,) classes where there are classes, and (B, M) numbers where not."""
@@ -171,3 +194,15 @@ class SequenceDataset(ABC):
     @abstractmethod
     def load(self, root: Path) -> Splits:
         """Read the splits from the data root, downloading what is missing. Raises DataError if that fails."""
+
+    def prepare(self, raw: Batch, scaling: Scaling | None) -> Batch:
+        """Return raw sequences as a model gets them: standardised, and whatever else `load` makes of them.
+
+        Args:
+            raw: Sequences as they were recorded, in float64.
+            scaling: Of the training split.
+
+        Raises:
+            ValueError: If they are nothing that this dataset can have.
+        """
+        return raw._replace(x=(raw.x if scaling is None else scaling(raw.x)).float())

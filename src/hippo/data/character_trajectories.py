@@ -11,7 +11,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -21,11 +21,12 @@ from filelock import FileLock
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from hippo.data.base import Batch, CurvePoint, DataError, SequenceDataset, Sequences, Shifted, Splits
+from hippo.data.base import Batch, CurvePoint, DataError, Scaling, SequenceDataset, Sequences, Shifted, Splits
 from hippo.data.sampling import Sampling, sample
 from hippo.data.ts import read_ts
 
 RATE = 200  # samples a second
+LONGEST = 182  # steps
 LETTERS = "abcdeghlmnopqrsuvwyz"  # of the labels 1 … 20: those written in one stroke
 FILES = ("CharacterTrajectories_TRAIN.ts", "CharacterTrajectories_TEST.ts")
 SOURCES = (
@@ -118,22 +119,15 @@ class CharacterTrajectories(SequenceDataset):
 
     def load(self, root: Path) -> Splits:
         series, labels, release = read(root)
-        lengths = torch.tensor([len(one) for one in series], device="cpu")
-        shape = len(series), int(lengths.max()), series[0].shape[1]
-        x = torch.zeros(shape, dtype=torch.float64, device="cpu")
-        for k, one in enumerate(series):
-            x[k, : len(one)] = torch.from_numpy(one)
-            if self.padding == "last_value":
-                x[k, len(one) :] = x[k, len(one) - 1].clone()
-        if self.padding == "last_value":
-            lengths = torch.full_like(lengths, x.shape[1])
+        x, lengths = self._padded([torch.from_numpy(one) for one in series])
         names = list(dict.fromkeys(labels))
         y = torch.tensor([names.index(label) for label in labels], device="cpu")
         train, rest = train_test_split(range(len(y)), train_size=0.7, stratify=y, random_state=self.split_seed)
         validation, test = train_test_split(rest, train_size=0.5, stratify=y[rest], random_state=self.split_seed + 1)
 
         observed = x[train][torch.arange(x.shape[1], device="cpu") < lengths[train].unsqueeze(1)]
-        x = ((x - observed.mean(0)) / (observed.std(0) + 1e-5)).float()
+        scaling = Scaling.of(observed)
+        x = scaling(x).float()
 
         def take(rows: list[int], split: int, sampling: Sampling) -> Sequences:
             return self._take(x[rows], lengths[rows], y[rows], sampling, seed=3 * self.drop_seed + split)
@@ -149,7 +143,31 @@ class CharacterTrajectories(SequenceDataset):
             },
             curve=[CurvePoint(kind, value, take(test, 2, sampling)) for kind, value, sampling in self.curve_points()],
             release=release,
+            scaling=scaling,
         )
+
+    def prepare(self, raw: Batch, scaling: Scaling | None) -> Batch:
+        """Return series (B, L, 3), recorded at 200 Hz, as a model gets them: at the rate of the training and on its
+        clock. Nothing is dropped."""
+        if scaling is None or raw.x.shape[2] != 3 or raw.timestamps is not None or raw.mask is not None:
+            raise ValueError(
+                f"a letter is (L, 3), the pen's velocity in x and y and its force at {RATE} Hz, whole and without "
+                f"timestamps; these have {raw.x.shape[2]} channels"
+            )
+        lengths = [raw.x.shape[1]] * len(raw.x) if raw.lengths is None else raw.lengths.tolist()
+        x, own = self._padded([one[:length] for one, length in zip(raw.x, lengths, strict=True)])
+        sampling = replace(self.samplings()[""], drop=0.0)
+        return self._take(scaling(x).float(), own, raw.y, sampling, seed=0).everything
+
+    def _padded(self, series: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return series (L, 3) as one tensor of at least 182 steps, and how many of each a model reads."""
+        lengths = torch.tensor([len(one) for one in series], device="cpu")
+        x = torch.zeros(len(series), max(LONGEST, int(lengths.max())), 3, dtype=torch.float64, device="cpu")
+        for k, one in enumerate(series):
+            x[k, : len(one)] = one
+            if self.padding == "last_value":
+                x[k, len(one) :] = one[-1]
+        return x, torch.full_like(lengths, x.shape[1]) if self.padding == "last_value" else lengths
 
     def _take(self, x: Tensor, lengths: Tensor, y: Tensor, sampling: Sampling, seed: int) -> Sequences:
         x, timestamps, lengths = sample(x, lengths, sampling, seed)
@@ -189,7 +207,7 @@ def read(root: Path) -> tuple[list[np.ndarray], list[str], str]:
     if values == VALUES:
         return series, labels, RELEASES[0]
     shapes = {one.shape[1] for one in series}, min(map(len, series)), max(map(len, series))
-    if shapes != ({3}, 60, 182) or not np.allclose(sums(series), SUMS, rtol=0, atol=5e-3):
+    if shapes != ({3}, 60, LONGEST) or not np.allclose(sums(series), SUMS, rtol=0, atol=5e-3):
         raise DataError(f"{folder} holds values that are neither the release of 2023 nor that of 2018. {wrong}")
     return series, labels, RELEASES[1]
 

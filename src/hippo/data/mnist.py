@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 import torchvision
 from filelock import FileLock
-from torch import Tensor
 
-from hippo.data.base import DataError, SequenceDataset, Sequences, Splits, steps
-from hippo.data.permutation import Permutation, pixel_order
+from hippo.data.base import Batch, DataError, Scaling, SequenceDataset, Sequences, Splits, steps
+from hippo.data.permutation import Permutation, in_order, pixel_order
 
 MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -47,22 +46,29 @@ class MNIST(SequenceDataset):
 
     def load(self, root: Path) -> Splits:
         fetch(root)
-        order = pixel_order(self.permutation, 28 * 28, self.permutation_seed)
 
-        def read(train: bool) -> tuple[Tensor, Tensor]:
+        def read(train: bool) -> Batch:
             images = torchvision.datasets.MNIST(root, train=train)
-            return images.data.flatten(1)[:, order].unsqueeze(-1).float() / 255, images.targets
+            return Batch(images.data.flatten(1).unsqueeze(-1), images.targets)
 
-        x, y = read(train=True)
+        def take(raw: Batch) -> Sequences:
+            return Sequences(self.prepare(raw, None))
+
+        x, y, *_ = read(train=True)
         generator = torch.Generator("cpu").manual_seed(self.split_seed)
         rows = torch.randperm(len(y), generator=generator, device="cpu")
         train, validation = rows[:54_000].sort().values, rows[54_000:].sort().values
         return Splits(
-            Sequences(steps(x[train], y[train], self.timestamps)),
-            Sequences(steps(x[validation], y[validation], self.timestamps)),
-            Sequences(steps(*read(train=False), self.timestamps)),
+            take(Batch(x[train], y[train])),
+            take(Batch(x[validation], y[validation])),
+            take(read(train=False)),
             classes=tuple(str(digit) for digit in range(10)),
         )
+
+    def prepare(self, raw: Batch, scaling: Scaling | None) -> Batch:
+        """Return images (B, 784, 1), row by row and from 0 to 255, as a model gets them."""
+        order = pixel_order(self.permutation, 28 * 28, self.permutation_seed)
+        return steps(in_order(raw, order).float() / 255, raw.y, self.timestamps)
 
 
 def fetch(root: Path) -> None:

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hippo.data.base import Batch
+
 Permutation = Literal["none", "bit_reversal", "random"]
 
 
@@ -31,3 +33,16 @@ def bit_reversal(length: int) -> Tensor:
     for bit in range(bits):
         reverse |= (indices >> bit & 1) << (bits - 1 - bit)
     return reverse[reverse < length]
+
+
+def in_order(raw: Batch, order: Tensor) -> Tensor:
+    """Return the pixels of raw images, (B, L, 1), in the order in which they are shown.
+
+    Raises:
+        ValueError: If they are no such images, or have timestamps or a mask.
+    """
+    if raw.x.shape[1:] != (len(order), 1) or raw.lengths is not None:
+        raise ValueError(f"an image is ({len(order)}, 1), its pixels row by row; these are {tuple(raw.x.shape[1:])}")
+    if raw.timestamps is not None or raw.mask is not None:
+        raise ValueError("an image has all its pixels, one at each step: neither timestamps nor a mask can be given")
+    return raw.x[:, order]

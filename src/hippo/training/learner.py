@@ -158,7 +158,8 @@ class SequenceLearner(pl.LightningModule):
         if self.model.evaluations is not None:
             self.log(f"{name}/evaluations", float(self.model.evaluations), **once)
         loss = self.criterion(output, batch.y)
-        self._metric(f"{split}/loss").update(loss.detach(), weight=len(batch.y))
+        # One value a sequence: torchmetrics forgets weights where it does not look for NaN.
+        self._metric(f"{split}/loss").update(loss.detach().expand(len(batch.y)))
         self.log(f"{name}/loss", self._metric(f"{split}/loss"), **once)
         if self.confusion is not None:
             self._metric(f"{split}/accuracy").update(output.detach(), batch.y)

@@ -137,6 +137,17 @@ class _Point(_Score):
     value: _Number
 
 
+class _Scaling(_Part):
+    mean: list[_Number]
+    scale: list[_Number]
+
+
+class _Task(_Part):
+    channels: _Count
+    numbers: _Count
+    scaling: _Scaling | None
+
+
 class _Git(_Part):
     commit: str | None
     dirty: bool | None
@@ -170,6 +181,7 @@ class _Record(_Session):
     parameters: _Count
     epochs: _Count
     classes: list[str]
+    task: _Task | None = None  # in records since hippo.load
     metrics: dict[str, _Reading]
     curve: list[_Point] = []
     confusion: list[list[_Number]] = []

@@ -22,6 +22,7 @@ from hippo.training.curves import draw_curves
 from hippo.training.evaluate import evaluate, throughput
 from hippo.training.learner import SequenceData, SequenceLearner
 from hippo.training.processes import end_together, is_first, say
+from hippo.training.trained import task_of
 
 
 def run(config: DictConfig) -> dict[str, Any] | None:
@@ -185,6 +186,7 @@ def _record(
         "parameters": module.learnt,
         "epochs": len(history.epochs),
         "classes": list(data.splits.classes),
+        "task": task_of(data.splits),
         "release": data.splits.release,
         "route": getattr(module.model, "route", None),
         **results,
