@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hippo.tables.charts import Scale, chart
+from hippo.tables.charts import Scale, chart, matrix
 from hippo.tables.collect import by_name, read_all, unfit
 from hippo.tables.page import every_run, page
 from hippo.tables.render import MARKS, entries
@@ -289,6 +289,24 @@ def test_a_curve_is_thinned_and_broken_where_a_run_diverged(filled):
     for epoch in run["history"]:
         epoch |= {"validation/loss": None, "train/loss": None}
     assert [drawn.ylabel for drawn in learning_curves([run])] == ["validation accuracy, %"]
+
+
+def test_the_confusion_matrices_of_a_setting_are_added_up(table, filled):
+    shown = matrix(["a", "b"], [[[3, 1], [0, 4]], [[2, 2], [0, 4]], []])
+    assert shown.squares == [
+        (0, 0, 0.62, "a → a: 5 of 8"), (1, 0, 0.38, "a → b: 3 of 8"), (1, 1, 1.0, "b → b: 8 of 8")
+    ]  # fmt: skip
+    assert matrix(["a", "b"], [[[1, 1]]]) is None
+    assert matrix([], [[]]) is None
+    cells, found = filled
+    text = html.unescape(report({"own": (table, cells)}, found))
+    first = next(iter(found.values()))
+    setting = [
+        run["confusion"] for run in found.values() if run["hash"] == first["hash"] and run["name"] == first["name"]
+    ]
+    right = sum(confusion[0][0] for confusion in setting)
+    letter, total = first["classes"][0], sum(sum(confusion[0]) for confusion in setting)
+    assert f"{letter} → {letter}: {right} of {total}" in text
 
 
 def test_scales_lay_numbers_out():

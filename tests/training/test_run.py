@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from hippo.data import Batch, DataError, Digits, Sequences, WhiteNoise
 from hippo.locks import Held
 from hippo.training import processes, records
 from hippo.training.config import ConfigError, check
+from hippo.training.curves import draw_confusion
 from hippo.training.errors import explain
 from hippo.training.learner import Divergence, SequenceLearner
 from hippo.training.run import run, summary
@@ -86,6 +88,15 @@ def test_a_record_holds_what_a_table_needs(undisturbed):
     assert record["git"]["commit"] is None or len(record["git"]["commit"]) == 40
     assert "paths" not in record["config"]
     assert str(Path.home()) not in json.dumps(record)
+
+
+@pytest.mark.parametrize("count", [2, 20, 70])
+def test_any_number_of_classes_is_drawn(undisturbed, tmp_path, count):
+    names = [f"class {k}" for k in range(count)]
+    confusion = torch.eye(count, dtype=torch.int64).tolist()
+    draw_confusion(undisturbed | {"classes": names, "confusion": confusion}, tmp_path / "confusion.png")
+    width, height = struct.unpack(">II", (tmp_path / "confusion.png").read_bytes()[16:24])
+    assert 250 < height <= width < 2600
 
 
 def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(undisturbed, tiny):

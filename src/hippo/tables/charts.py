@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 
@@ -146,3 +147,34 @@ def chart(
         return None
     across = Scale(min(right), max(right), 40, size[0] - 10, logx, whole, at)
     return Chart(title, xlabel, ylabel, across, Scale(min(up), max(up), size[1] - 36, 10, logy), size)
+
+
+class Matrix(NamedTuple):
+    """A confusion matrix as squares of one unit, where there are counts.
+
+    Attributes:
+        classes: Names of the classes, downwards the true ones, to the right the predicted ones.
+        squares: Column, row, share of the true class from 0 to 1, and what it says when pointed at.
+    """
+
+    classes: list[str]
+    squares: list[tuple[int, int, float, str]]
+
+
+def matrix(classes: list[str], counts: list[list[list[float]]]) -> Matrix | None:
+    """Return the sum of confusion matrices (true class × predicted class) as squares; None if there is none to show."""
+    fitting = [one for one in counts if [len(row) for row in one] == [len(classes)] * len(classes)]
+    if not classes or not fitting:
+        return None
+    total = np.sum(np.array(fitting, dtype=np.float64), axis=0)
+    shares = total / np.maximum(total.sum(axis=1, keepdims=True), 1)
+    squares = [
+        (
+            int(column),
+            int(row),
+            round(float(shares[row, column]), 2),
+            f"{classes[row]} → {classes[column]}: {total[row, column]:g} of {total[row].sum():g}",
+        )
+        for row, column in np.argwhere(total > 0)
+    ]
+    return Matrix(classes, squares)

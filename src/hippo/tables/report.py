@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from hippo.files import write_atomically
-from hippo.tables.charts import Chart, chart
+from hippo.tables.charts import Chart, chart, matrix
 from hippo.tables.describe import hardware, link, mark, rate, result, what
 from hippo.tables.render import MARKS, MEANING, Entry, best, comparison, entries, interval, quantities
 from hippo.tables.statistics import Summary, summarize
@@ -86,7 +86,10 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
     return _template("report.html").render(
         readings=READINGS,
         tables=[_table(name, index, *table, found) for index, (name, table) in enumerate(tables.items())],
-        settings=[(runs, learning_curves(runs)) for runs in settings.values()],
+        settings=[
+            (runs, learning_curves(runs), matrix(runs[0]["classes"], [run.get("confusion", []) for run in runs]))
+            for runs in settings.values()
+        ],
         keys={key: f"run-{index}" for index, key in enumerate(found)},
         found=found,
         what=what,

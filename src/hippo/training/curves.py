@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+MOST_CLASSES = 60  # that are named, and whose counts are written out
 
 
 def draw_curves(record: dict[str, Any], path: Path) -> None:
@@ -35,19 +36,23 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_confusion(record: dict[str, Any]) -> np.ndarray:
-    """Return a picture, (H, W, 4) of uint8, of a record's confusion matrix, as shares of the true classes."""
+def draw_confusion(record: dict[str, Any], path: Path) -> None:
+    """Draw a record's confusion matrix into an image file: counts, on the share that they have of the true class."""
     counts, classes = np.array(record["confusion"]), record["classes"]
-    figure = Figure(figsize=(2 + 0.3 * len(classes),) * 2, layout="constrained")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    readable = len(classes) <= MOST_CLASSES
+    side = 0.3 * min(len(classes), MOST_CLASSES)
+    figure = Figure(figsize=(2 + side, 1.6 + side), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues")
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     for (true, predicted), count in np.ndenumerate(counts):
-        if count:
-            color = "white" if 2 * count > counts[true].sum() else "black"
-            axes.text(predicted, true, str(count), ha="center", va="center", fontsize=7, color=color)
-    axes.set(xlabel="predicted class", ylabel="true class", title=f"{record['name']} {record['id']}")
-    axes.set_xticks(range(len(classes)), classes, rotation=90)
-    axes.set_yticks(range(len(classes)), classes)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())
+        if count and readable:
+            color = "white" if shares[true, predicted] > 0.5 else "black"
+            axes.text(predicted, true, f"{count:.0f}", ha="center", va="center", fontsize=7, color=color)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    if readable:
+        axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
+        axes.set_yticks(range(len(classes)), classes)
+    correct = f"{counts.trace():,.0f} of {counts.sum():,.0f} right"
+    figure.suptitle(f"{record['name']} {record['id']}\n{correct} in test, best epoch", fontsize=9)
+    figure.savefig(path, dpi=120)

@@ -18,7 +18,7 @@ from hippo.training import checkpoints, records, sources, tracking
 from hippo.training.build import build, build_trainer
 from hippo.training.callbacks import History
 from hippo.training.config import ConfigError, building, check, of_kind
-from hippo.training.curves import draw_curves
+from hippo.training.curves import draw_confusion, draw_curves
 from hippo.training.evaluate import evaluate, throughput
 from hippo.training.learner import SequenceData, SequenceLearner
 from hippo.training.processes import end_together, is_first, say
@@ -173,7 +173,7 @@ def _record(
     trainer: pl.Trainer,
     results: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write the record of a run that is over, and the picture of its curves; return the record."""
+    """Write the record of a run that is over, and its pictures; return the record."""
     *earlier, session = history.sessions
     record = {
         "schema": records.SCHEMA,
@@ -202,6 +202,8 @@ def _record(
     } | session
     records.write(folder / "record.json", record)  # first: what fails after it loses no result
     draw_curves(record, folder / "curves.png")
+    if record["classes"]:
+        draw_confusion(record, folder / "confusion.png")
     return record
 
 

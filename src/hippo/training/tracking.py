@@ -12,7 +12,6 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from hippo.training.config import ConfigError
-from hippo.training.curves import draw_confusion
 from hippo.training.processes import is_first, say
 
 _chosen: set[str] = set()  # variables of the environment that are set here, and not by the user
@@ -130,7 +129,7 @@ def log_results(logger: WandbLogger, record: dict[str, Any], folder: Path) -> No
     pictures = {"curves": wandb.Image(str(folder / "curves.png"))}
     if record["classes"]:
         # A picture lies in the run's folder. A table would be an artifact, which W&B keeps under the home folder.
-        pictures["confusion"] = wandb.Image(draw_confusion(record))
+        pictures["confusion"] = wandb.Image(str(folder / "confusion.png"))
     run.log(pictures)
     # A copy, for W&B would link to what may be moved before it is uploaded, and say so.
     run.save(shutil.copy(folder / "record.json", run.dir), base_path=run.dir, policy="now")
