@@ -1,5 +1,6 @@
 """Weights & Biases, offline, in real run folders."""
 
+import csv
 import json
 import struct
 import time
@@ -7,14 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import wandb
 from wandb.proto import wandb_internal_pb2
 
-from hippo.training import tracking
+from hippo.training import foreign, records, tracking
+from hippo.training.config import ConfigError, check
 from hippo.training.learner import SequenceLearner
 from hippo.training.run import run
 
-from .conftest import TINY
+from .conftest import CONFIGS, TINY
 from .test_run import folder_of
 
 
@@ -240,3 +243,82 @@ def test_a_run_that_is_told_to_log_nothing_to_wandb_writes_its_record_all_the_sa
     run(cfg)
     assert (folder_of(cfg) / "record.json").is_file()
     assert not (folder_of(cfg) / "wandb").exists()
+
+
+def test_a_csv_file_holds_the_whole_of_a_run_that_was_cut(tiny, monkeypatch):
+    config = tiny("logger=csv")
+    step = SequenceLearner.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.current_epoch == 2:
+            raise KeyError("power cut")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SequenceLearner, "training_step", interrupted)
+    with pytest.raises(KeyError, match="power cut"):
+        run(config)
+    monkeypatch.undo()
+    record = run(config)
+    with (folder_of(config) / "csv" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("train/loss", "validation/accuracy"):
+        seen = [float(row[name]) for row in rows if row[name]]
+        assert seen == pytest.approx([epoch[name] for epoch in record["history"]], rel=1e-5)
+    assert record["id"] == records.identity(check(tiny()))  # what is logged is no part of what a run is
+
+
+def test_tensorboard_is_missed_in_one_sentence(tiny, monkeypatch):
+    def missing(*_, **__):
+        raise ModuleNotFoundError("no tensorboard")
+
+    monkeypatch.setattr(tracking, "TensorBoardLogger", missing)
+    with pytest.raises(ConfigError, match="logger=tensorboard needs TensorBoard: pip install tensorboard"):
+        run(tiny("logger=tensorboard"))
+
+
+def test_tensorboard_gets_the_metrics(tiny):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny("logger=tensorboard", "trainer.max_epochs=2")
+    record = run(config)
+    events = EventAccumulator(str(folder_of(config) / "tensorboard")).Reload()
+    seen = [event.value for event in events.Scalars("validation/accuracy")]
+    assert seen == pytest.approx([epoch["validation/accuracy"] for epoch in record["history"]])
+
+
+class Watch(pl.Callback):
+    """Counts the epochs of all runs that it watches."""
+
+    epochs = 0
+
+    def __init__(self, step: int = 1) -> None:
+        self.step = step
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        Watch.epochs += self.step
+
+
+def test_a_callback_of_ones_own_is_called_and_is_a_part_of_what_the_run_is(tiny):
+    target = "+callbacks.watch._target_=tests.training.test_tracking.Watch"
+    before = Watch.epochs
+    record = run(tiny(target, "+callbacks.watch.step=10"))
+    assert Watch.epochs == before + 30
+    assert record["config"]["callbacks"]["watch"]["step"] == 10
+    plain, watched = records.identity(check(tiny())), records.identity(check(tiny(target)))
+    assert len({plain, watched, record["id"]}) == 3
+    assert foreign.build(record, "model", CONFIGS, input_size=1).hidden_size == 8  # whatever watched it
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["+callbacks.watch.step=1"], r"callbacks.watch names no class: \+callbacks.watch._target_="),
+        (["+callbacks.watch=1"], "callbacks.watch names no class"),
+        (["+callbacks.watch._target_=tests.training.test_tracking.Watch", "+callbacks.watch.stpe=1"], "mean step?"),
+        (["+callbacks.watch._target_=collections.Counter"], "Counter is no Callback of Lightning"),
+    ],
+)
+def test_what_is_no_callback_is_said(tiny, overrides, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        run(tiny(*overrides))

@@ -119,6 +119,11 @@ def build_trainer(values: dict[str, Any], folder: Path, history: History, tracke
         "enable_version_counter": False,
     }
     callbacks: list[pl.Callback] = [EpochSeed(values["seed"]), history]
+    for name, node in (values.get("callbacks") or {}).items():
+        with building(f"callbacks.{name}"):
+            callbacks.append(own := instantiate(node))
+        if not isinstance(own, pl.Callback):
+            raise ConfigError(f"callbacks.{name}: {node['_target_']} is no Callback of Lightning")
     if values["patience"]:
         callbacks.append(checkpoints.StopEarly(**monitor, patience=values["patience"], check_on_train_epoch_end=True))
     bar = values["trainer"].get("enable_progress_bar", True) and sys.stderr.isatty()

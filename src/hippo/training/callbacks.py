@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from torch.optim import Optimizer
 
 from hippo.training.learner import SequenceLearner
@@ -54,12 +54,14 @@ class History(pl.Callback):
         self.resumed = state_dict["resumed"] + 1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the epochs before a resumption again where tracking is offline: W&B cannot append to an offline run, so
-        each of its folders is to hold all of the run up to then."""
-        if isinstance(trainer.logger, WandbLogger) and is_first() and trainer.logger.experiment.offline:
+        """Log the epochs before a resumption again where what is written begins anew: a CSV file, and an offline run of
+        W&B, to which nothing can be appended."""
+        logger = trainer.logger
+        anew = isinstance(logger, CSVLogger) or (isinstance(logger, WandbLogger) and logger.experiment.offline)
+        if logger and is_first() and anew:
             for epoch in self.epochs:
                 metrics = {"seconds/epoch": epoch["seconds"]} | {k: v for k, v in epoch.items() if "/" in k}
-                trainer.logger.log_metrics(metrics, step=int(epoch["epoch"] * trainer.num_training_batches) - 1)
+                logger.log_metrics(metrics, step=int(epoch["epoch"] * trainer.num_training_batches) - 1)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.perf_counter()

@@ -53,6 +53,7 @@ class Settings:
     paths: dict
     window: float
     scheduler: dict | None = None
+    callbacks: dict | None = None
     patience: int | None = None
     threads: int | None = None
     force: bool = False
@@ -81,6 +82,9 @@ def check(config: DictConfig) -> dict[str, Any]:
         if key in _SUPPLIED and value and "_target_" not in value:
             raise ConfigError(f"{key} has {', '.join(value)}, but no _target_ that takes it; choose one first: {key}=…")
         _check_node(value, key, _SUPPLIED.get(key, set()))
+    for name, node in (values.get("callbacks") or {}).items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigError(f"callbacks.{name} names no class: +callbacks.{name}._target_=package.module.Class")
     check_seed(values["seed"])
     if why := arguments.refusal(values["trainer"]):
         raise ConfigError(why)

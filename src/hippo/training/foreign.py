@@ -22,7 +22,10 @@ from hippo.training import schedules
 from hippo.training.config import ConfigError, building, check
 
 _BASES = (torch.nn.Module, SequenceDataset, Sampling, Measure)
-_OTHERS = {"pytorch_lightning.Trainer", "hippo.training.tracking.wandb_logger"}
+_OTHERS = {
+    "pytorch_lightning.Trainer",
+    *(f"hippo.training.tracking.{kind}_logger" for kind in ("wandb", "csv", "tensorboard")),
+}
 
 
 def build(record: dict[str, Any], key: Literal["dataset", "model"], configs: Path, **arguments: Any) -> Any:
@@ -37,7 +40,13 @@ def build(record: dict[str, Any], key: Literal["dataset", "model"], configs: Pat
     Raises:
         ConfigError: If the record's configuration names a class that is not admitted, or could not be run here.
     """
-    elsewhere = {"logger": None, "threads": None, "window": 1.0, "paths": {"data": ".", "outputs": "."}}
+    elsewhere = {
+        "logger": None,
+        "callbacks": None,
+        "threads": None,
+        "window": 1.0,
+        "paths": {"data": ".", "outputs": "."},
+    }
     values = {"patience": None, **record["config"], "name": record["name"], "seed": record["seed"], **elsewhere}
     admit(values, configs)
     node = check(OmegaConf.create(values))[key]

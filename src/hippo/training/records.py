@@ -22,7 +22,7 @@ from hippo.training import sources
 
 SCHEMA = 2
 NOT_IDENTITY = {"name", "seed", "paths", "logger", "threads", "force", "window"}
-_LATER = {"scheduler"}  # keys younger than the first records: where they say nothing, they are not there
+_LATER = {"scheduler", "callbacks"}  # keys younger than the first records: where they say nothing, they are not there
 # Settings of models that records made before them lack, by class, with the value that those records stand for. A
 # configuration that is to be run states them (`hippo.training.config.check`), so none is taken for an old record.
 ADDED: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""Weights & Biases: the window on a run. Nothing is read back from it; the record is the source."""
+"""Loggers: windows on a run, Weights & Biases and others. Nothing is read back from them; the record is the source."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import wandb
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from hippo.training.config import ConfigError
@@ -86,6 +86,32 @@ def wandb_logger(
             say(f"W&B: offline; to upload this run later: wandb sync {os.path.relpath(Path(run.dir).parent)}")
         return Window(experiment=run)
     return None
+
+
+def csv_logger(*, name: str, identity: str, folder: Path, settings: dict[str, Any], resume: bool) -> CSVLogger:
+    """Log into `csv/metrics.csv` of the run's folder; arguments are those of `wandb_logger`. A resumed run writes the
+    file anew, its earlier epochs included."""
+    if is_first():
+        shutil.rmtree(folder / "csv", ignore_errors=True)
+    logger = CSVLogger(folder, name="", version="csv", flush_logs_every_n_steps=1)
+    logger.log_hyperparams(settings)
+    return logger
+
+
+def tensorboard_logger(
+    *, name: str, identity: str, folder: Path, settings: dict[str, Any], resume: bool
+) -> TensorBoardLogger:
+    """Log into `tensorboard/` of the run's folder; arguments are those of `wandb_logger`.
+
+    Raises:
+        ConfigError: If TensorBoard is not installed.
+    """
+    try:
+        logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
+    except ModuleNotFoundError as error:
+        raise ConfigError("logger=tensorboard needs TensorBoard: pip install tensorboard") from error
+    logger.log_hyperparams(settings)
+    return logger
 
 
 class Window(WandbLogger):
