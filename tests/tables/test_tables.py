@@ -49,11 +49,15 @@ def table():
     return Table.model_validate(SPEC)
 
 
+DIRTY = {"git": {"commit": "a", "dirty": True}}
+GIT = {"git": {"commit": "a", "dirty": False}}
+
+
 def record(run, best: float, slow: float | None = None) -> dict:
     """A synthetic record of a run: what tables read of one."""
     reading = {"epoch": 1, "validation": {"loss": 1.0, "accuracy": 0.5}, "test": {"loss": 1.0, "accuracy": best}}
     last = reading | {"test": {"loss": 1.0, "accuracy": best - 0.1}}
-    found = {"schema": records.SCHEMA, "name": run.name, "id": run.id, "metrics": {"best": reading, "last": last}}
+    found = {"schema": records.SCHEMA, "name": run.name, "id": run.id, "metrics": {"best": reading, "last": last}} | GIT
     if slow is not None:
         for k, one in enumerate((reading, last)):
             test = {"loss": 1.0, "accuracy": slow - 0.1 * k}
@@ -161,7 +165,7 @@ def test_a_table_may_show_errors_and_speeds(table):
     for cell, loss, speed in zip(filled[::2], (0.0161, 0.25), (9_400_000.0, None), strict=True):
         (run,) = cell.runs
         metrics = {"best": {"test": {"loss": loss}}, "last": {"test": {"loss": 1.0}}}
-        found[run.name, run.id] = {"name": run.name, "id": run.id, "metrics": metrics}
+        found[run.name, run.id] = {"name": run.name, "id": run.id, "metrics": metrics} | GIT
         if speed:  # earlier records have none
             found[run.name, run.id]["samples_per_second"] = speed
     shown = entries(table, filled, found)
@@ -191,6 +195,19 @@ def test_the_csv_holds_every_figure(table, filled):
     assert slow["records"].count("records/digits_gru/") == 3
     missing = next(r for r in rows if (r["row"], r["column"], r["reading"]) == ("LegS", "still", "best"))
     assert (missing["mean"], missing["runs"], missing["missing"]) == ("", "0", "1")
+
+
+def test_what_is_not_committed_is_marked_in_every_form(table, filled):
+    cells, found = filled
+    run, *_ = next(cell.runs for cell in cells if (cell.row, cell.column) == ("gru", "plain"))
+    found[run.name, run.id].update(DIRTY)
+    by_reading = {reading: entries(table, cells, found, reading) for reading in READINGS}
+    shown = by_reading["best"]
+    assert "(3) †uncommitted |" in markdown(table, shown)[2]
+    assert "\\textbf{91.0} {\\scriptsize [88.5, 93.5]}$^{\\dagger\\mathrm{uncommitted}}$" in latex(table, shown)
+    rows = list(csv.DictReader(io.StringIO(as_csv(table, by_reading))))
+    assert {row["uncommitted"] for row in rows if row["row"] == "GRU" and row["column"] == "no shift"} == {"1"}
+    assert {row["uncommitted"] for row in rows if row["row"] == "LegS"} == {"0"}
 
 
 def test_latex_is_balanced_and_escaped(table, filled):
@@ -351,13 +368,14 @@ def test_a_misspelt_table_is_asked_about():
 def test_collecting_copies_what_is_fit_and_says_what_is_not(tmp_path):
     committed = Path(__file__).parents[2] / "results" / "records" / "digits_legs"
     good = records.read(sorted(committed.glob("*.json"))[0])
-    for name, change in (("good", {}), ("dirty", {"git": {"commit": "a", "dirty": True}})):
+    lost = {"command": None}
+    for name, change in (("lost", lost), ("lost_too", lost), ("good", {}), ("dirty", DIRTY)):
         (tmp_path / "outputs" / name).mkdir(parents=True)
         records.write(tmp_path / "outputs" / name / "record.json", good | change)
-    lines = list(collect([tmp_path / "outputs"], tmp_path / "results"))
-    assert len(lines) == 2
-    assert "left out" in lines[0]
-    assert "committed code" in lines[0]
+    copied, replaced, *said = collect([tmp_path / "outputs"], tmp_path / "results")
+    assert copied == replaced  # what is committed takes the place of what is not
+    first = tmp_path / "outputs" / "lost" / "record.json"
+    assert said == [f"left out {first} and 1 more: it was not made by hippo train, so that no command gives it again"]
     (kept,) = read_all(tmp_path / "results")
     assert kept | {"history": good["history"]} == good
     assert (tmp_path / "results" / "records" / good["name"] / f"{good['id']}.svg").is_file()

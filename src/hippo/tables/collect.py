@@ -55,8 +55,8 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
     """Copy records and their curves from folders of outputs to `results`/records, and yield a line about each.
 
     A run that is met twice is kept once. Of two results under one identity the first is kept, and the other reported;
-    so is what is no record, or not that of its configuration. What is unfit for a table is told at the end, in one line
-    for each reason.
+    so is what is no record, or not that of its configuration. But a record of committed code takes the place of one of
+    other code. What is unfit for a table is told at the end, in one line for each reason.
     """
     left_out: dict[str, list[Path]] = {}
     for path in sorted(path for folder in outputs for path in folder.rglob("record.json")):
@@ -71,7 +71,7 @@ def collect(outputs: Iterable[Path], results: Path) -> Iterator[str]:
         except (records.RecordError, OSError) as error:
             yield _left_out(path, error)
             continue
-        if collected is not None:
+        if collected is not None and bool(sources.uncommitted(record)) >= bool(sources.uncommitted(collected)):
             if collected["metrics"] != record["metrics"]:
                 yield (
                     f"left out {path}: its result is not that of {target}, which has the same identity: made on "
