@@ -23,7 +23,7 @@ from tqdm import tqdm
 from hippo import HiPPO, kernels
 from hippo.data import white_noise
 from hippo.measures import LegS, LegT, Measure
-from hippo.training import records
+from hippo.training import host, records
 
 ORDERS = (16, 32, 64, 128, 192, 256, 320, 384, 512, 1024)
 LENGTHS = (10**3, 3 * 10**3, 10**4, 3 * 10**4, 10**5, 10**6, 10**7)
@@ -117,6 +117,7 @@ def draw(errors: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
 
 
 def main() -> None:
+    host.prepare()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--orders", type=int, nargs="+", default=ORDERS, metavar="N", help="coefficients (16 … 1024)")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, metavar="L", help="samples (10^3 … 10^7)")

@@ -24,11 +24,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import hippo.models
-import hippo.training  # noqa: F401  (flushes denormals before the thread pool starts)
 from hippo import HiPPO
 from hippo.measures import LegT
-from hippo.training import records
+from hippo.training import host, records
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
 MODELS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -134,6 +132,7 @@ def report(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
+    host.prepare()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="model", help=f"of {', '.join(MODELS)}; all, where none is named")
     parser.add_argument("--batch", type=int, default=100, help="sequences (100)")

@@ -22,7 +22,7 @@ from matplotlib.ticker import NullLocator
 from tqdm import tqdm
 
 from hippo.tables.statistics import summarize
-from hippo.training import checkpoints, foreign, records
+from hippo.training import checkpoints, foreign, host, records
 from hippo.training.config import ConfigError
 from hippo.training.errors import explain
 from hippo.training.learner import SequenceLearner
@@ -107,6 +107,7 @@ def rate(text: str) -> float:
 
 
 def main() -> None:
+    host.prepare()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of complete runs, with their checkpoints")
     parser.add_argument(

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from hippo.data import MNIST
 from hippo.models import HiPPORNN
 from hippo.tables.table import cells, read_table
-from hippo.training import records
+from hippo.training import host, records
 from hippo.training.sweeps import Run
 
 ROOT = Path(__file__).parents[1]
@@ -234,6 +234,7 @@ def train(runs: Iterable[Run], main: Path, options: list[str], minutes: float) -
 
 
 def main() -> None:
+    host.prepare()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["check", "step", "table"])
     parser.add_argument(

@@ -27,7 +27,7 @@ from hippo import HiPPO, kernels
 from hippo.discretize import gbt
 from hippo.kernels.legs import wavefront as waves
 from hippo.measures import LegS, LegT
-from hippo.training import records
+from hippo.training import host, records
 
 ORDERS, BATCHES, DTYPES = (64, 256, 512), (1, 64), (torch.float32, torch.float64)
 LENGTHS = (10**5, 10**6, 10**7) if kernels.compiled() else (10**3, 10**4)  # samples: seconds each
@@ -172,6 +172,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    host.prepare()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each rate, of which the best counts (5)")
     parser.add_argument("--orders", type=int, nargs="+", default=ORDERS, metavar="N", help="coefficients (64 256 512)")

@@ -1,6 +1,8 @@
 """Records from several places, some of them not what they should be."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,6 +130,23 @@ def test_bad_records_among_good_ones_stop_nothing_and_write_nothing_elsewhere(pl
     (kept,) = read_all(results, told.append)
     assert kept["id"] == good["id"]
     assert [line.partition(": ")[0] for line in told] == [f"left out {results / 'records' / 'bad.json'}"]
+
+
+def test_tables_need_nothing_that_trains():
+    """PyTorch alone takes half a gigabyte; thousands of records are read, tabled and drawn in less."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "for name in ('torch', 'pytorch_lightning', 'wandb'): sys.modules[name] = None\n"
+        "from hippo.tables import check, collect, page, render, report\n"
+        "from hippo.tables.table import cells, read_table\n"
+        "configs, results = Path('configs'), Path('results')\n"
+        "table = read_table(configs / 'table' / 'function_approximation.yaml')\n"
+        "its, found = list(cells(table, configs, checked=False)), collect.by_name(collect.read_all(results))\n"
+        "assert any(run.id in str(found) for cell in its for run in cell.runs)\n"
+        "render.written('x', table, its, found, results), report.report({'x': (table, its)}, found)\n"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
 
 
 def test_of_a_long_history_what_a_page_draws_is_kept(place, tmp_path):

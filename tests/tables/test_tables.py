@@ -360,6 +360,15 @@ def test_a_row_that_cannot_be_run_is_one_error_that_names_it(table, override, me
     assert "hippo train" in str(error.value)
 
 
+def test_the_runs_of_a_table_are_looked_for_under_the_names_under_which_they_are_trained(table):
+    tables = [table, read_table(CONFIGS / "table" / "pmnist_short.yaml")]  # with models whose older records lack a key
+    for its in tables:
+        assert list(cells(its, CONFIGS, checked=False)) == list(cells(its, CONFIGS))
+    row = Row(label="x", overrides=["experiment=digits", "model=exprnn", "~model.base"])
+    (cell, *_) = cells(tables[1].model_copy(update={"rows": {"x": row}}), CONFIGS, checked=False)
+    assert cell.runs[0].config["model"]["base"] == "identity"
+
+
 def test_a_misspelt_table_is_asked_about():
     with pytest.raises(ConfigError, match=r"did you mean trajectories\?"):
         read_table(CONFIGS / "table" / "trajectorie.yaml")

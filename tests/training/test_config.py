@@ -207,7 +207,7 @@ def test_arguments_that_no_file_lists_may_be_added(compose):
         ("model._target_=argparse.Namespace", "model: _target_ makes a Namespace and no SequenceModel"),
         ("trainer._target_=argparse.Namespace", "trainer: _target_ makes a Namespace and no Trainer"),
         ("+scheduler={_target_: argparse.Namespace}", "scheduler: _target_ makes a Namespace and no LRScheduler"),
-        ("logger={_target_: argparse.Namespace}", "logger: _target_ makes a Namespace and no Logger"),
+        ("+logger={_target_: argparse.Namespace}", "logger: _target_ makes a Namespace and no Logger"),
     ],
 )
 def test_values_that_only_a_constructor_can_refuse_are_explained(compose, override, words):

@@ -519,7 +519,7 @@ def test_what_the_first_process_started_ends_with_it_whatever_it_waits_for(tmp_p
 
 def test_denormals_are_flushed_in_every_thread():
     program = (
-        "import hippo.training, torch\n"
+        "import torch; from hippo.training import host; host.prepare()\n"
         "torch.set_num_threads(2)\n"
         "x = torch.full((4_000_000,), 1e-40)\n"
         "print(torch.count_nonzero(x * 1.0).item(), torch.count_nonzero(x).item())"

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import wandb
-
 from hippo import project
 from hippo.files import write_atomically
 from hippo.tables.report import curves, drawn
@@ -45,6 +43,8 @@ def download(project: str, folder: Path) -> None:
         project: As `entity/project`.
         folder: Where to.
     """
+    import wandb
+
     for number, run in enumerate(wandb.Api().runs(project)):
         for file in run.files(names=["record.json"]):
             if file.name == "record.json":  # the server's word, as the run's id is, which therefore names no folder

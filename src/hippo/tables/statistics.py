@@ -3,7 +3,7 @@
 import statistics
 from typing import NamedTuple
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 
 class Summary(NamedTuple):
@@ -23,5 +23,5 @@ def summarize(values: list[float]) -> Summary:
     mean, count = statistics.fmean(values), len(values)
     if count < 3:
         return Summary(mean, None, values)
-    half = float(t.ppf(0.975, count - 1)) * statistics.stdev(values) / count**0.5
+    half = float(stdtrit(count - 1, 0.975)) * statistics.stdev(values) / count**0.5
     return Summary(mean, (mean - half, mean + half), values)

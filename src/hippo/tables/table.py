@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 
 from hippo import project
 from hippo.training.config import ConfigError, did_you_mean
-from hippo.training.errors import explain
 from hippo.training.records import Seed, check_name, first_fault
 from hippo.training.sweeps import Run
 
@@ -230,6 +229,8 @@ def read_table(path: Path) -> Table:
         where = error.errors()[0]["loc"]
         raise ConfigError(f"{path.name}, line {_line_of(tree, where)}: {first_fault(error)}") from error
     except (ValueError, OSError, yaml.YAMLError, RecursionError) as error:
+        from hippo.training.errors import explain  # it takes seconds, for it knows the errors of all that trains
+
         raise ConfigError(explain(error) or f"{path.name} is not a table: {error}") from error
 
 
@@ -265,20 +266,20 @@ class Cell(NamedTuple):
     runs: list[Run]
 
 
-def cells(table: Table, configs: Path) -> Iterator[Cell]:
+def cells(table: Table, configs: Path, checked: bool = True) -> Iterator[Cell]:
     """Yield the cells of a table, row by row. Cells may share runs: one training serves several columns.
 
     Args:
         table: The table.
         configs: The folder of configurations.
+        checked: Whether the runs are to be trained, and not only to be looked for among records.
 
     Raises:
         ConfigError: If a cell names a configuration that cannot be run.
     """
     with hydra.initialize_config_dir(str(configs.absolute()), version_base="1.3"):
-        first = functools.cache(
-            functools.partial(_planned, configs)
-        )  # columns that differ in what is tested only share their runs
+        # Columns that differ in what is tested only share their runs.
+        first = functools.cache(functools.partial(_planned, configs, checked))
         for row_name, row in table.rows.items():
             for column_name, column in table.columns.items():
                 if column.overrides is None or row.overrides is None:
@@ -303,16 +304,19 @@ def _among(choices: Collection[str] | None, name: str, where: str) -> None:
     raise ConfigError(f"{where}: its runs have no {name}{known}")
 
 
-def every_table(configs: Path) -> dict[str, tuple[Table, list[Cell]]]:
-    """Return the tables of a folder of configurations by their names, with their cells."""
+def every_table(configs: Path, checked: bool = False) -> dict[str, tuple[Table, list[Cell]]]:
+    """Return the tables of a folder of configurations by their names, with their `cells`."""
     specs = {path.stem: read_table(path) for path in sorted((configs / "table").glob("*.yaml"))}
-    return {name: (spec, list(cells(spec, configs))) for name, spec in specs.items()}
+    return {name: (spec, list(cells(spec, configs, checked))) for name, spec in specs.items()}
 
 
-def _planned(configs: Path, overrides: tuple[str, ...]) -> Run:
+def _planned(configs: Path, checked: bool, overrides: tuple[str, ...]) -> Run:
     try:
-        return Run.planned(overrides, hydra.compose("train", list(overrides), return_hydra_config=True), configs)
+        composed = hydra.compose("train", list(overrides), return_hydra_config=True)
+        return Run.planned(overrides, composed, configs, checked)
     except Exception as error:
+        from hippo.training.errors import explain
+
         if (explanation := explain(error)) is None:
             raise
         raise ConfigError(f"{project.command(overrides)}: {explanation}") from error

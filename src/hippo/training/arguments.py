@@ -13,8 +13,6 @@ import os
 import re
 from typing import Any
 
-import pytorch_lightning as pl
-
 # Given by the code when it calls the trainer, hence not to be set in a configuration.
 SUPPLIED = {
     "logger",
@@ -87,6 +85,8 @@ def refusal(trainer: dict[str, Any]) -> str | None:
 
     Keys that Lightning's Trainer lacks are left to the class that takes them.
     """
+    import pytorch_lightning as pl  # it takes seconds and half a gigabyte, which tables do without
+
     for key in trainer:
         if key in REFUSED:
             return f"trainer.{key} cannot be set: {REFUSED[key]}"

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 from hippo.data import SequenceDataset, Splits
 from hippo.models import SequenceModel
-from hippo.training import checkpoints, records
+from hippo.training import checkpoints, host, records
 from hippo.training.callbacks import EpochSeed, History
 from hippo.training.config import ConfigError, building, of_kind
 from hippo.training.learner import SequenceData, SequenceLearner
@@ -28,6 +28,7 @@ def build(values: dict[str, Any]) -> tuple[SequenceData, SequenceLearner]:
         ConfigError: If a constructor refuses its settings, or the model does not fit the data.
         hippo.data.DataError: If the data are missing or damaged.
     """
+    host.prepare()
     if values["threads"]:
         torch.set_num_threads(values["threads"])
     with building("optimizer"):

@@ -75,9 +75,7 @@ Made = typing.TypeVar("Made")
 
 def check(config: DictConfig) -> dict[str, Any]:
     """Return the configuration resolved to plain values, or raise ConfigError naming the first thing wrong with it."""
-    values = resolved(config)
-    _check_call(Settings, values, "")
-    _check_call(Paths, values["paths"], "paths")
+    values = outline(config)
     for key, value in values.items():
         if key in _SUPPLIED and value and "_target_" not in value:
             raise ConfigError(f"{key} has {', '.join(value)}, but no _target_ that takes it; choose one first: {key}=…")
@@ -85,21 +83,34 @@ def check(config: DictConfig) -> dict[str, Any]:
     for name, node in (values.get("callbacks") or {}).items():
         if not isinstance(node, dict) or "_target_" not in node:
             raise ConfigError(f"callbacks.{name} names no class: +callbacks.{name}._target_=package.module.Class")
-    check_seed(values["seed"])
     if why := arguments.refusal(values["trainer"]):
         raise ConfigError(why)
+    with _naming("dataset.shifts"):
+        for shift in values["dataset"].get("shifts") or ():
+            check_name(str(shift))  # of a checkpoint
+    return values
+
+
+def outline(config: DictConfig) -> dict[str, Any]:
+    """Return the same of a configuration of which the top level is checked, and nothing that it names is imported:
+    enough to look for a run, and not to train it."""
+    values = resolved(config)
+    _check_call(Settings, values, "")
+    _check_call(Paths, values["paths"], "paths")
+    check_seed(values["seed"])
     if not values["paths"]["data"] or not values["paths"]["outputs"]:
         raise ConfigError("paths.data and paths.outputs must name folders; use . for the current one")
     with _naming("name"):
         check_name(values["name"])
-    with _naming("dataset.shifts"):
-        for shift in values["dataset"].get("shifts") or ():
-            check_name(str(shift))  # of a checkpoint
     if (patience := values["patience"]) is not None and patience < 1:
         raise ConfigError(f"patience must be null or at least 1, not {patience}")
     most = max(256, os.cpu_count() or 1)  # a job is planned on one machine and runs on another
     if (threads := values["threads"]) is not None and not 1 <= threads <= most:
         raise ConfigError(f"threads must be null or lie between 1 and {most}, not {threads}")
+    match values["model"]:
+        case {"_target_": str(target), **stated} if lacking := ADDED.get(target, {}).keys() - stated.keys():
+            parameters = inspect.signature(get_object(target)).parameters
+            values["model"] |= {key: parameters[key].default for key in lacking}
     return values
 
 
@@ -200,14 +211,12 @@ def _check_node(value: Any, where: str, supplied: set[str]) -> None:
             if key != "_partial_" or where in _SUPPLIED:
                 raise ConfigError(f"{where}.{key} cannot be set: arguments have names, and the code passes them on")
         try:
-            parameters = inspect.signature(target).parameters
+            inspect.signature(target)
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"{where}._target_: {value['_target_']} does not say which arguments it takes, so they cannot be "
                 "checked; name a class or a function that does"
             ) from error
-        for key in ADDED.get(value["_target_"], ()):
-            value.setdefault(key, parameters[key].default)
         arguments = {k: v for k, v in value.items() if k not in ("_target_", "_partial_")}
         _check_call(target, arguments, where, supplied, partial=bool(value.get("_partial_")))
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-import torch
 
 from hippo.errors import UserError
 from hippo.files import write_atomically
@@ -343,6 +342,7 @@ def _renamed(values: dict[str, Any], old: str, new: str) -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """Return what a result depends on besides its configuration: this package, others, the machine."""
+    import torch  # it takes half a gigabyte, which reading records does without
 
     def version(package: str) -> str | None:
         try:
@@ -367,6 +367,8 @@ def provenance() -> dict[str, Any]:
 def peak_memory() -> dict[str, int]:
     """Return the most memory this process has held so far, in bytes, on the host, where the system tells it, and on the
     first GPU used."""
+    import torch
+
     peak = {}
     with contextlib.suppress(ImportError):  # Windows has no such module
         import resource

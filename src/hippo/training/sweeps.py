@@ -1,4 +1,7 @@
-"""Many runs: planned, trained side by side on one machine, and none of them stopped by another's failure."""
+"""Many runs: planned, trained side by side on one machine, and none of them stopped by another's failure.
+
+Tables plan runs that they do not train: what only training needs is imported where it is used.
+"""
 
 import io
 import os
@@ -14,7 +17,6 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 import hydra
-import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -26,11 +28,8 @@ from tqdm import tqdm
 
 from hippo import locks, project
 from hippo.errors import UserError
-from hippo.training import foreign, records, sources
-from hippo.training.config import check, check_seed, resolved
-from hippo.training.errors import reason
-from hippo.training.processes import mute
-from hippo.training.run import run as train
+from hippo.training import records, sources
+from hippo.training.config import check, check_seed, outline, resolved
 
 EPOCH = re.compile(r"^epoch +(\d+)/\d+ +train loss .*")
 _POLL = 0.2  # seconds
@@ -57,6 +56,7 @@ class Run:
             where none does.
         own: The folder of configurations whose classes are admitted beside the package's, of a run that a file from
             elsewhere may have asked for; None where the user did, who may name any class.
+        checked: Whether it can be trained as it is; else it may only be looked for.
     """
 
     overrides: tuple[str, ...]
@@ -65,10 +65,15 @@ class Run:
     config: dict[str, Any] = field(compare=False)
     composed: DictConfig | None = field(default=None, compare=False, repr=False)
     own: Path | None = field(default=None, compare=False, repr=False)
+    checked: bool = field(default=True, compare=False, repr=False)
 
     @classmethod
-    def planned(cls, overrides: Iterable[str], composed: DictConfig, own: Path | None = None) -> "Run":
+    def planned(
+        cls, overrides: Iterable[str], composed: DictConfig, own: Path | None = None, checked: bool = True
+    ) -> "Run":
         """Return the run that a configuration describes, as Hydra composed it, its own node included.
+
+        One that is not checked is known by its name and id, and imports nothing that the configuration names.
 
         Raises:
             ConfigError: If it cannot be run, or names a class that is not admitted.
@@ -79,14 +84,16 @@ class Run:
         HydraConfig.instance().set_config(composed)
         try:
             config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-            if own is not None:
+            if checked and own is not None:
+                from hippo.training import foreign
+
                 # Before the check, which imports what it is to check the arguments of.
                 foreign.admit(resolved(config), own)
-            values = check(config)
+            values = check(config) if checked else outline(config)
         finally:
             HydraConfig.instance().cfg = before
         seeded = composed if "${seed}" in str(OmegaConf.to_container(config)) else None
-        return cls(tuple(overrides), values["name"], records.identity(values), values, seeded, own)
+        return cls(tuple(overrides), values["name"], records.identity(values), values, seeded, own, checked)
 
     def with_seed(self, seed: int) -> "Run":
         """Return the same run under another seed, with all that follows from it.
@@ -100,7 +107,7 @@ class Run:
         if self.composed is not None:
             composed = self.composed.copy()
             composed.seed = seed
-            return Run.planned(overrides, composed, self.own)
+            return Run.planned(overrides, composed, self.own, self.checked)
         return replace(self, overrides=overrides, id=records.identity(config), config=config)
 
     def at(self, outputs: Path) -> "Run":
@@ -143,6 +150,8 @@ def through(launcher: str, runs: Iterable[Run], configs: Path, options: Iterable
     Returns:
         Why they failed, of those that did.
     """
+    from hippo.training.run import run as train
+
     runs = list(dict.fromkeys(runs))
     _warn(runs)
     with hydra.initialize_config_dir(str(configs.absolute()), version_base="1.3"):
@@ -157,6 +166,8 @@ def through(launcher: str, runs: Iterable[Run], configs: Path, options: Iterable
 
 def failure(job: JobReturn) -> str | None:
     """Return why a job that Hydra launched failed, or None if it did not."""
+    from hippo.training.errors import reason
+
     if job.status == JobStatus.COMPLETED:
         return None
     try:
@@ -291,6 +302,8 @@ def _tell(line: str) -> None:
     try:
         tqdm.write(line)
     except OSError as error:
+        from hippo.training.processes import mute
+
         mute(error)
 
 
@@ -306,6 +319,8 @@ def share_out(jobs: int | None, runs: int) -> dict[int, dict[str, str]]:
         jobs: Runs at a time; None for one on each GPU, or without GPUs one on each core.
         runs: How many there are.
     """
+    import torch
+
     count = torch.cuda.device_count()
     every = ",".join(map(str, range(count)))
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")[:count]
