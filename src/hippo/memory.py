@@ -1,30 +1,20 @@
 """Online memory: compress a signal, sample by sample, into N coefficients from which its past can be read back."""
 
-import functools
-import itertools
 import math
 import numbers
-from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hippo import measures, schedule, transitions
-from hippo.constants import constant
-from hippo.kernels import legs, lti
-from hippo.kernels.common import gpus
-from hippo.kernels.gated.steps import LegSSteps, LTIStep
-from hippo.measures import LegS, Measure
-from hippo.schedule import Schedule
-from hippo.transitions import Filling, Transition
-
-Form = Literal["recurrence", "scan", "convolution"]
-Step = Callable[[Tensor, Tensor], Tensor]
-_BLOCK = 64  # samples from which on blocks of them are worth it
-_LARGE = {dtype: torch.finfo(dtype).max ** 0.5 for dtype in (torch.float32, torch.float64)}  # beyond it, sums overflow
-_ROOM = 2.0**64  # by which what is too large is made smaller, without rounding
+from hippo import measures, routes, schedule, steps, transitions
+from hippo.kernels import legs
+from hippo.kernels.gated import LegSSteps, LTIStep, Step
+from hippo.measures import Measure
+from hippo.routes import Form, Route, Signal
+from hippo.steps import Law
+from hippo.transitions import Transition
 
 
 class State(NamedTuple):
@@ -37,23 +27,6 @@ class State(NamedTuple):
 
     coefficients: Tensor
     time: Tensor | float
-
-
-class Route(NamedTuple):
-    """Which implementation serves a call of a memory, and why.
-
-    Attributes:
-        name: "compiled loop", or "wavefront", which is compiled as well and faster; "GPU kernel"; "plain loop", in
-            tensor operations; "matrix products", one a sample; "blocks of samples"; "scan"; "convolution"; "first
-            sample", which fills the memory and takes no step.
-        reason: What decides.
-    """
-
-    name: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
 
 
 class HiPPO(nn.Module):
@@ -129,22 +102,10 @@ class HiPPO(nn.Module):
             ValueError: If shapes disagree, the signal is empty, not floating-point or not finite, or timestamps
                 decrease, are negative or not finite, or the form is not one that this memory has.
         """
-        signal = _accumulable(signal)
-        since, c = self._begin(signal, timestamps, state)
-        route = self._route(signal, timestamps, state, last=False, form=form)
-        now = self._end(signal, timestamps, since)
-
-        def advance(signal: Tensor, c: Tensor) -> Tensor:
-            if route.name in ("compiled loop", "GPU kernel", "plain loop"):
-                return self._legs(signal, timestamps, since, c, every=True)
-            if route.name in ("scan", "convolution"):
-                A, B = self._regular(1.0, c)
-                how = lti.scan if form == "scan" else lti.convolution
-                return how(A, B, signal.movedim(1, -1), c).movedim(-2, 1)
-            return torch.stack(list(self._walk(signal, timestamps, since, c)), dim=1)
-
-        outputs = _with_room(advance, signal, c)
-        return outputs, State(outputs[:, -1].clone(), now)
+        whole = self._begin(signal, timestamps, state)
+        route = routes.choose(self._law, whole, last=False, form=form)
+        coefficients = routes.follow(route, self._law, whole, last=False)
+        return coefficients, State(coefficients[:, -1].clone(), self._end(whole))
 
     def remember(self, signal: Tensor, timestamps: Tensor | None = None, *, state: State | None = None) -> State:
         """Remember a whole signal, or the next chunk of one, and return the state after it: what `forward` has at the
@@ -154,26 +115,9 @@ class HiPPO(nn.Module):
         gradients without memory, and translated measures in blocks of samples. Arguments and errors are those of
         `forward`.
         """
-        signal = _accumulable(signal)
-        since, c = self._begin(signal, timestamps, state, finite=False)
-        route = self._route(signal, timestamps, state, last=True, form="recurrence")
-        if route.name != "wavefront":
-            _check_finite(signal)
-        now = self._end(signal, timestamps, since)
-
-        def advance(signal: Tensor, c: Tensor) -> Tensor:
-            if route.name == "wavefront":
-                c = self._wavefront(signal, since, c)
-            elif route.name in ("compiled loop", "GPU kernel", "plain loop"):
-                c = self._legs(signal, timestamps, since, c, every=False)
-            elif route.name == "blocks of samples":
-                blocks = transitions.blocks(self.measure, self.order, self.discretization, c.dtype, c.device)
-                c = lti.last(blocks, signal.movedim(1, -1), c)
-            else:
-                c = deque(self._walk(signal, timestamps, since, c), maxlen=1).pop()
-            return c.unsqueeze(1)
-
-        return State(_with_room(advance, signal, c).squeeze(1), now)
+        whole = self._begin(signal, timestamps, state)
+        route = routes.choose(self._law, whole, last=True, form="recurrence")
+        return State(routes.follow(route, self._law, whole, last=True), self._end(whole))
 
     def step(self, f: Tensor, timestamps: Tensor | None = None, *, state: State | None = None) -> State:
         """Remember one sample f of shape (B,) or (B, C), with timestamps (B,) where there are any.
@@ -186,9 +130,8 @@ class HiPPO(nn.Module):
             raise ValueError(f"f must be one sample of each signal, (B,) or (B, C), not {tuple(f.shape)}")
         if timestamps is not None or state is not None:
             _check_kinds("(B,)", timestamps, state)
-        c = None if state is None else self._next(f, state, timestamps)
-        if state is not None and c is not None:
-            return State(c, state.time + 1 if timestamps is None else timestamps)
+        if state is not None and (after := self._next(f, timestamps, state)) is not None:
+            return after
         timestamps = None if timestamps is None else timestamps.unsqueeze(-1)
         return self.remember(f.unsqueeze(1), timestamps, state=state)
 
@@ -213,178 +156,68 @@ class HiPPO(nn.Module):
         Raises:
             ValueError: As `forward`, but for values of the signal, which are not looked at.
         """
-        signal = _accumulable(signal)
-        self._begin(signal, timestamps, state, finite=False)
-        return self._route(signal, timestamps, state, last=last, form=form)
-
-    def _route(
-        self, signal: Tensor, timestamps: Tensor | None, state: State | None, *, last: bool, form: Form
-    ) -> Route:
-        if form not in ("recurrence", "scan", "convolution"):
-            raise ValueError(f"unknown form {form!r}; choose recurrence, scan or convolution")
-        if form != "recurrence":
-            if self.measure.scale_invariant or timestamps is not None:
-                raise ValueError(f"as a {form} there are memories of translated measures without timestamps only")
-            return Route(form, "it is asked for")
-        if signal.shape[1] == 1 and state is None and (timestamps is not None or self.measure.scale_invariant):
-            return Route("first sample", "it fills the memory")
-        if self._linear_time:
-            if gpus.serves(signal, *([] if state is None else [state.coefficients])):
-                return Route("GPU kernel", "LegS: one kernel for the whole signal")
-            refusal = legs.refusal(signal) if state is None else legs.refusal(signal, state.coefficients)
-            if refusal:
-                return Route("plain loop", refusal)
-            if not last or signal.shape[1] == 1:
-                return Route("compiled loop", "LegS, and one sample, or a state for every sample")
-            if timestamps is not None or (state is not None and isinstance(state.time, Tensor)):
-                return Route("compiled loop", "LegS, and samples have times of their own")
-            if transitions.alpha(self.discretization) != 0.5:
-                return Route("compiled loop", f"LegS, and the discretization is not bilinear but {self.discretization}")
-            return Route("wavefront", "bilinear LegS without timestamps, and the last state alone")
-        if self.measure.scale_invariant:
-            return Route("matrix products", f"each sample has its own matrix under {self.discretization}")
-        if timestamps is not None:
-            return Route("matrix products", "each gap between timestamps has its own matrix")
-        if last and signal.shape[1] >= max(_BLOCK, self.order):
-            return Route("blocks of samples", "a translated measure without timestamps, and the last state alone")
-        return Route("matrix products", "a translated measure without timestamps: one matrix, one product a sample")
+        return routes.choose(self._law, self._begin(signal, timestamps, state), last=last, form=form)
 
     @property
-    def _linear_time(self) -> bool:
-        """Whether a step is that of `hippo.kernels.legs`, which takes O(N)."""
-        return isinstance(self.measure, LegS) and self.discretization != "zoh"
+    def _law(self) -> Law:
+        return Law(self.measure, self.order, self.discretization)
 
-    def _next(self, f: Tensor, state: State, timestamps: Tensor | None) -> Tensor | None:
-        """Return the coefficients after one more sample, or None where that is for `remember`: where the arguments need
-        a closer look, a graph of the gradient, or another implementation."""
-        c, since = state
-        if timestamps is not None:
-            if timestamps.shape != (1,) or len(f) != 1 or (isinstance(since, Tensor) and since.shape != (1,)):
-                return None
-            since, now = float(since), float(timestamps)
-        elif isinstance(since, Tensor):
+    def _next(self, f: Tensor, timestamps: Tensor | None, state: State) -> State | None:
+        """Return the state after one more sample, in a few operations; None where that is for `remember`: where the
+        arguments need a closer look, or a step is more than an operation."""
+        c, law, times = state.coefficients, self._law, schedule.following(state.time, timestamps)
+        if times is None or c.shape != (*f.shape, self.order) or (c.dtype, c.device) != (f.dtype, f.device):
             return None
+        largest = routes.LARGEST[f.dtype]
+        if not (abs(f.item()) < largest if f.numel() == 1 else (f.abs() < largest).all()):
+            return None
+        since, now = times
+        if law.linear_time:
+            relative, alpha = (now - since) / now if now > since else 0.0, transitions.alpha(self.discretization)
+            c = legs.step(c.flatten(0, -2), f.flatten(), relative, alpha).view_as(c)
+        elif not self.measure.scale_invariant and now > since:
+            c = transitions.translated(*law, 1.0 if timestamps is None else now - since, c.dtype, c.device)(c, f)
         else:
-            now = since + 1
-        if (
-            not 0 <= since <= now < math.inf
-            or c.shape != (*f.shape, self.order)
-            or c.dtype != f.dtype
-            or not (abs(f.item()) < _LARGE[f.dtype] if f.numel() == 1 else (f.abs() < _LARGE[f.dtype]).all())
-        ):
             return None
-        if not self.measure.scale_invariant:
-            gap = 1.0 if timestamps is None else now - since
-            return self._regular(gap, c)(c, f) if gap > 0 and c.device == f.device else None
-        graph = torch.is_grad_enabled() and (c.requires_grad or f.requires_grad)
-        if graph or not self._linear_time or legs.refusal(c, f):
-            return None
-        relative = (now - since) / now if now > since else 0.0
-        alpha = transitions.alpha(self.discretization)
-        if f.dim() == 1:
-            return legs.step(c, f, relative, alpha)
-        return legs.step(c.flatten(0, 1), f.flatten(), relative, alpha).view_as(c)
+        return State(c, now if timestamps is None else timestamps)
 
-    def _wavefront(self, signal: Tensor, since: Tensor | float | None, c: Tensor) -> Tensor:
-        """Return the coefficients after the last sample, of samples 1 apart."""
-        assert not isinstance(since, Tensor)  # `route` sees to it
-        samples = signal.movedim(1, -1).flatten(0, -2)
-        if since is None:  # the first sample fills the memory
-            c = self._filled(signal[:, 0])
-            samples, since = samples[:, 1:], 0.0
-        return legs.remember(c.flatten(0, -2), samples, since).view_as(c)
-
-    def _walk(
-        self, signal: Tensor, timestamps: Tensor | None, since: Tensor | float | None, c: Tensor
-    ) -> Iterator[Tensor]:
-        """Yield the coefficients after each sample, one step at a time."""
-        steps = self.transitions(signal.shape[1], timestamps, since, like=c)
-        for f, step in zip(signal.unbind(1), steps, strict=True):
-            c = step(c, f)
-            yield c
-
-    def _legs(
-        self, signal: Tensor, timestamps: Tensor | None, since: Tensor | float | None, c: Tensor, every: bool
-    ) -> Tensor:
-        """Return the coefficients after every sample, (B, L, N) or (B, L, C, N), or after the last."""
-        batch, length, *channels = signal.shape
-        step = self._schedule(length, timestamps, since, c.device).relative
-        f = signal.movedim(1, -1).flatten(0, -2)
-        if step.shape[1] > 1:
-            step = step.repeat_interleave(len(f) // batch, dim=1)
-        c, first = c.flatten(0, -2), []
-        if since is None:
-            c = self._filled(f[:, 0])
-            f, step = f[:, 1:], step[1:]
-            first = [c.unsqueeze(1)] if every else []
-        if f.shape[1]:
-            c = legs.sequence(c, f, step, transitions.alpha(self.discretization), every)
-        if not every:
-            return c.unflatten(0, (batch, *channels))
-        rows = torch.cat([*first, c], dim=1) if f.shape[1] else first[0]
-        return rows.unflatten(0, (batch, *channels)).movedim(-2, 1)
-
-    def _filled(self, f: Tensor) -> Tensor:
-        """Return LegS's coefficients (..., N) after its first sample (...)."""
-        return torch.nn.functional.pad(f.unsqueeze(-1), (0, self.order - 1))
-
-    def _begin(
-        self, signal: Tensor, timestamps: Tensor | None, state: State | None, finite: bool = True
-    ) -> tuple[Tensor | float | None, Tensor]:
-        """Check the arguments, and return the time of the latest sample and the coefficients before the first."""
+    def _begin(self, signal: Tensor, timestamps: Tensor | None, state: State | None) -> Signal:
+        """Check all arguments but the values of the signal."""
+        _check_tensor("signal", signal)
+        if signal.dtype in (torch.float16, torch.bfloat16):
+            signal = signal.float()  # in which many samples can be added up
         if signal.dim() not in (2, 3) or 0 in signal.shape:
             raise ValueError(f"signal must be (B, L) or (B, L, C) with B, L, C ≥ 1, not {tuple(signal.shape)}")
         if not signal.is_floating_point():
             raise ValueError(f"signal must hold finite floating-point numbers; this one is {signal.dtype}")
-        if finite:
-            _check_finite(signal)
         _check_kinds("(B, L)", timestamps, state)
         if timestamps is not None and timestamps.shape != signal.shape[:2]:
             raise ValueError(
                 f"timestamps {tuple(timestamps.shape)} do not match the signal's {tuple(signal.shape[:2])}"
             )
         if timestamps is not None:
-            self._check_clock(timestamps, first=state is None)
-        since = None if state is None else state.time
+            schedule.check_clock(timestamps, from_zero=state is None and self.measure.scale_invariant)
         shape = (signal.shape[0], *signal.shape[2:], self.order)
-        if state is not None and state.coefficients.shape != shape:
-            raise ValueError(f"state holds coefficients {tuple(state.coefficients.shape)}; this signal needs {shape}")
-        if state is not None and (state.coefficients.dtype, state.coefficients.device) != (signal.dtype, signal.device):
+        if state is None:
+            return Signal(signal, timestamps, None, signal.new_zeros(shape))
+        c, since = state
+        if c.shape != shape:
+            raise ValueError(f"state holds coefficients {tuple(c.shape)}; this signal needs {shape}")
+        if (c.dtype, c.device) != (signal.dtype, signal.device):
             raise ValueError(
-                f"state is {state.coefficients.dtype} on {state.coefficients.device}, and the signal {signal.dtype} on "
-                f"{signal.device}; convert one"
+                f"state is {c.dtype} on {c.device}, and the signal {signal.dtype} on {signal.device}; convert one"
             )
         if isinstance(since, Tensor) and since.shape != signal.shape[:1]:
             raise ValueError(f"state.time must be a number or ({len(signal)},), not {tuple(since.shape)}")
-        if since is not None and not isinstance(since, Tensor) and not 0 <= since < math.inf:
+        if not isinstance(since, Tensor) and not 0 <= since < math.inf:
             raise ValueError(f"state.time must be finite and at least 0, not {since}")
-        return since, signal.new_zeros(shape) if state is None else state.coefficients
+        return Signal(signal, timestamps, since, c)
 
-    def _check_clock(self, timestamps: Tensor, first: bool) -> None:
-        """Refuse a clock that began long before the signal, as that of Unix did, where it would spoil the memory."""
-        if torch.compiler.is_exporting():
-            return
-        begin, end = timestamps[:, 0], timestamps[:, -1]
-        span, intervals = end - begin, timestamps.shape[1] - 1
-        remedy = "let time begin with the signal: timestamps - timestamps[:, :1], in float64"
-        if timestamps.is_floating_point():
-            resolution = torch.finfo(timestamps.dtype).eps * end
-            if ((span > 0) & (resolution * intervals > 0.1 * span)).any():
-                raise ValueError(
-                    f"timestamps up to {end.max().item():g} in {timestamps.dtype} are too coarse for the gaps between "
-                    f"them; {remedy}"
-                )
-        if first and self.measure.scale_invariant and (begin > torch.where(span > 0, 1000 * span, 1e8)).any():
-            raise ValueError(
-                f"timestamps from {begin.max().item():g} on: a memory of all the past begins at time 0, so nearly all "
-                f"of it would be the first sample; {remedy}"
-            )
-
-    def _end(self, signal: Tensor, timestamps: Tensor | None, since: Tensor | float | None) -> Tensor | float:
+    def _end(self, signal: Signal) -> Tensor | float:
         """Return the time of the last sample."""
-        if timestamps is not None:
-            return timestamps[:, -1]
-        return (self._origin - 1 if since is None else since) + signal.shape[1]
+        if signal.timestamps is not None:
+            return signal.timestamps[:, -1]
+        return (self._law.origin - 1 if signal.since is None else signal.since) + signal.samples.shape[1]
 
     def reconstruct(self, memory: Tensor | State, times: Tensor, *, now: Tensor | float | None = None) -> Tensor:
         """Read the remembered signal back.
@@ -443,7 +276,7 @@ class HiPPO(nn.Module):
     def transitions(
         self, length: int, timestamps: Tensor | None, since: Tensor | float | None, like: Tensor
     ) -> Iterator[Step]:
-        """Yield the memory's step for each of `length` samples: a function (c, f) ↦ new c, of (..., N) and (...).
+        """Return the memory's step for each of `length` samples: a function (c, f) ↦ new c, of (..., N) and (...).
 
         Args:
             length: Number of steps L.
@@ -451,17 +284,7 @@ class HiPPO(nn.Module):
             since: Time of the latest sample remembered so far, as in `State`; None if there is none.
             like: Coefficients (B, N) or (B, C, N), for shape, dtype and device.
         """
-        when = self._schedule(length, timestamps, since, like.device)
-        if self._linear_time:
-            steps = self._legs_steps(when.relative, since is None, like)
-        elif timestamps is None and not self.measure.scale_invariant:
-            steps = itertools.repeat(self._regular(1.0, like), length)
-        else:
-            steps = self._dense_steps(when, since is None, like)
-            if when.still is not None:
-                where = when.still.view(*when.still.shape, *[1] * (like.dim() - 1))
-                steps = (_unless(pause, step) for pause, step in zip(where, steps, strict=True))
-        yield from steps
+        return steps.each(self._law, length, timestamps, since, like)
 
     def transition(self, like: Tensor) -> Transition | None:
         """Return the step that all samples share where none has a timestamp; None where each is another, as of LegS.
@@ -469,7 +292,9 @@ class HiPPO(nn.Module):
         Args:
             like: For dtype and device.
         """
-        return None if self.measure.scale_invariant else self._regular(1.0, like)
+        if self.measure.scale_invariant:
+            return None
+        return transitions.translated(*self._law, 1.0, like.dtype, like.device)
 
     def kernel_steps(self, length: int, timestamps: Tensor | None, like: Tensor) -> LegSSteps | LTIStep | None:
         """Return the steps of a whole sequence in a form that `hippo.kernels.gated` knows; None where there is none.
@@ -481,87 +306,13 @@ class HiPPO(nn.Module):
             timestamps: (B, L), or None.
             like: (B, ...), for dtype and device.
         """
-        if self._linear_time:
-            if timestamps is None:  # dt/t = 1/k
-                step = torch.arange(1, length, dtype=torch.float64, device=like.device).reciprocal().unsqueeze(-1)
-            else:
-                times = timestamps.detach().to(torch.float64).mT
-                step = schedule.relative_steps(times.diff(dim=0), times[1:])
-            step = step.to(like).expand(-1, len(like)).contiguous()
-            return LegSSteps(step, transitions.alpha(self.discretization), self.order)
-        if self.measure.scale_invariant or timestamps is not None:
-            return None
-        return _lti_step(self.measure, self.order, self.discretization, like.dtype, like.device)
-
-    def _schedule(
-        self, length: int, timestamps: Tensor | None, since: Tensor | float | None, device: torch.device
-    ) -> Schedule:
-        if timestamps is None:
-            return schedule.regular(length, since, self._origin, device)
-        return schedule.timed(timestamps, since)
-
-    def _legs_steps(self, relative: Tensor, first: bool, like: Tensor) -> Iterator[Step]:
-        """Yield LegS's steps under a generalized bilinear transform, from relative steps (L, 1) or (L, B)."""
-        if first:
-            relative = relative[1:]
-            yield Filling(torch.eye(1, self.order, dtype=like.dtype, device=like.device)[0])
-        relative = relative.view(*relative.shape, *[1] * (like.dim() - 2))
-        yield from legs.legs_steps(self.order, relative, transitions.alpha(self.discretization), like.dtype)
-
-    def _dense_steps(self, when: Schedule, first: bool, like: Tensor) -> Iterator[Step]:
-        """Yield the steps that are matrices and change with time."""
-        gaps, times = when.gaps, when.times
-        if gaps.dim() == 2 and like.dim() == 3:
-            gaps, times = gaps.unsqueeze(-1), times.unsqueeze(-1)
-        if self.measure.scale_invariant:
-            relative = schedule.relative_steps(gaps, times)
-            if first:
-                relative = relative[1:]
-                legs = isinstance(self.measure, LegS)  # whose first polynomial is 1
-                past = torch.eye(1, self.order)[0] if legs else transitions.constant_past(self.measure, self.order)
-                yield Filling(past.to(like))
-            if isinstance(self.measure, LegS):
-                yield from (transitions.dilation(self.order, step, like.dtype) for step in relative)
-            else:
-                A, B = (v.to(like.device) for v in self.measure.dynamics(self.order))
-                yield from (transitions.scaled(A, B, self.discretization, step, like) for step in relative)
-            return
-        if first:
-            gaps = gaps[1:]
-            yield Filling(transitions.constant_past(self.measure, self.order).to(like))
-        if gaps.dim() == 1:
-            regular = functools.cache(lambda gap: self._regular(gap, like))
-            yield from (regular(gap) for gap in gaps.tolist())
-        else:
-            A, B = (v.to(like.device) for v in self.measure.dynamics(self.order))
-            yield from (transitions.discretized(A, B, self.discretization, gap, like) for gap in gaps)
+        return steps.for_kernels(self._law, length, timestamps, like)
 
     def extra_repr(self) -> str:
         return f"{self.measure}, order={self.order}, discretization={self.discretization!r}"
 
-    @property
-    def _origin(self) -> int:
-        """Time of the first sample of a signal without timestamps."""
-        return 0 if self.measure.scale_invariant and self.discretization != "zoh" else 1
-
-    def _regular(self, gap: float, like: Tensor) -> Transition:
-        """Return a translated measure's step over a gap."""
-        return transitions.translated(self.measure, self.order, self.discretization, gap, like.dtype, like.device)
-
-
-@constant(maxsize=4)
-def _lti_step(
-    measure: Measure, order: int, discretization: str | float, dtype: torch.dtype, device: torch.device
-) -> LTIStep:
-    return LTIStep(*transitions.translated(measure, order, discretization, 1.0, dtype, device))
-
 
 torch.serialization.add_safe_globals([State])  # for torch.load(…, weights_only=True)
-
-
-def _unless(pause: Tensor, step: Step) -> Step:
-    """The step, but for samples for which no time passes."""
-    return lambda c, f: torch.where(pause, c, step(c, f))
 
 
 def _check_tensor(name: str, value: Tensor) -> None:
@@ -593,39 +344,3 @@ def _check_time(name: str, time: Tensor | float) -> None:
         schedule.check_real(name, time)
     elif not isinstance(time, numbers.Real):
         raise ValueError(f"{name} must be a real number or a tensor of them, not {type(time).__name__}")
-
-
-def _accumulable(signal: Tensor) -> Tensor:
-    """Return a signal in a precision in which many samples can be added up. Raises ValueError if it is no tensor."""
-    _check_tensor("signal", signal)
-    return signal.float() if signal.dtype in (torch.float16, torch.bfloat16) else signal
-
-
-def _with_room(advance: Callable[[Tensor, Tensor], Tensor], signal: Tensor, c: Tensor) -> Tensor:
-    """Return what `advance` makes of a signal and of the coefficients before it, (B, L, …, N), of which the last ones
-    are not finite wherever some are not: it is linear, so a signal too large for the sums on the way is made smaller.
-
-    Raises:
-        ValueError: If the signal is not finite, or the coefficients have no place in its precision.
-    """
-    after = advance(signal, c)
-    if torch.compiler.is_exporting() or torch.isfinite(after[:, -1]).all():
-        return after
-    _check_finite(signal)  # of a wavefront, which stays fast since nothing else looks at its samples
-    if max(signal.abs().max(), c.abs().max()) < _LARGE[signal.dtype]:
-        return after  # the discretization is unstable
-    after = _ROOM * advance(signal / _ROOM, c / _ROOM)
-    if not torch.isfinite(after).all():
-        raise ValueError(
-            f"signal has values of up to {signal.abs().max().item():.2g}, and coefficients that {signal.dtype} cannot "
-            "hold; make it smaller"
-        )
-    return after
-
-
-def _check_finite(signal: Tensor) -> None:
-    if not torch.compiler.is_exporting() and not torch.isfinite(signal).all():
-        raise ValueError(
-            f"signal must hold finite floating-point numbers; this one is {signal.dtype} with NaN or infinity, to be "
-            "masked or filled in"
-        )

@@ -1,5 +1,6 @@
 """When a signal's samples were taken, and what passes between them."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -78,6 +79,55 @@ def check_timestamps(times: Tensor, previous: Tensor) -> None:
             f"{times[k, sample].item():g} at step {k} after {previous[k, sample].item():g}. Sort the series by time, "
             "and repeat the last timestamp in padding."
         )
+
+
+def check_clock(timestamps: Tensor, from_zero: bool) -> None:
+    """Refuse a clock that began long before the signal, as that of Unix did, where it would spoil the memory.
+
+    Args:
+        timestamps: (B, L).
+        from_zero: Whether the memory begins at time 0, and has the first sample for all that was before.
+
+    Raises:
+        ValueError: If timestamps are too coarse for the gaps between them, or nearly all time is before the first.
+    """
+    if torch.compiler.is_exporting():
+        return
+    begin, end = timestamps[:, 0], timestamps[:, -1]
+    span, intervals = end - begin, timestamps.shape[1] - 1
+    remedy = "let time begin with the signal: timestamps - timestamps[:, :1], in float64"
+    if timestamps.is_floating_point():
+        resolution = torch.finfo(timestamps.dtype).eps * end
+        if ((span > 0) & (resolution * intervals > 0.1 * span)).any():
+            raise ValueError(
+                f"timestamps up to {end.max().item():g} in {timestamps.dtype} are too coarse for the gaps between "
+                f"them; {remedy}"
+            )
+    if from_zero and (begin > torch.where(span > 0, 1000 * span, 1e8)).any():
+        raise ValueError(
+            f"timestamps from {begin.max().item():g} on: a memory of all the past begins at time 0, so nearly all of "
+            f"it would be the first sample; {remedy}"
+        )
+
+
+def following(since: Tensor | float | None, timestamps: Tensor | None) -> tuple[float, float] | None:
+    """Return the time of the latest sample and of the next one, as two numbers; None where they are not numbers, or
+    not in order.
+
+    Args:
+        since: As in `hippo.State`.
+        timestamps: (B,), or None where the next sample is 1 later.
+    """
+    if timestamps is not None:
+        if timestamps.shape != (1,) or (isinstance(since, Tensor) and since.shape != (1,)):
+            return None
+        now = float(timestamps)
+    elif since is None or isinstance(since, Tensor):
+        return None
+    else:
+        now = since + 1
+    since = math.nan if since is None else float(since)
+    return (since, now) if 0 <= since <= now < math.inf else None
 
 
 def _previous(times: Tensor, since: Tensor | float | None) -> Tensor:

@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hippo import discretize
 from hippo.constants import constant
 from hippo.kernels import lti
+from hippo.kernels import scaled as scale
 from hippo.measures import LegS, Measure
 
 _ALPHA = {"euler": 0.0, "bilinear": 0.5, "backward_euler": 1.0}
@@ -95,6 +95,8 @@ def translated(
 @constant(maxsize=16)
 def constant_past(measure: Measure, order: int) -> Tensor:
     """Return the coefficients (N,) for a past that has been 1 for ever, where A c + B = 0, in float64."""
+    if isinstance(measure, LegS):  # whose first polynomial is 1
+        return torch.eye(1, order, dtype=torch.float64)[0]
     A, B = measure.dynamics(order)
     return -(torch.linalg.pinv(A) @ B)
 
@@ -109,27 +111,12 @@ def blocks(
         return lti.Blocks.of(*step).to(torch.empty(0, dtype=dtype, device=device))
 
 
-def dilation(order: int, step: Tensor, dtype: torch.dtype | None = None) -> Transition:
-    """Return the exact LegS steps (zero-order hold) for relative step sizes dt/t ∈ [0, 1] of shape (...), dense.
-
-    A memory of [0, t − dt] that is read as a memory of [0, t] is the same polynomial, dilated: with r = 1 − dt/t,
-    Ā_nm = r ∫_0^1 g_n(r y) g_m(y) dy, which Gauss–Legendre quadrature with N nodes gives without error. It equals
-    e^{A log(1/r)}, and is defined at r = 0 too, where everything older is forgotten.
-    """
-    y, w, values = (v.to(step) for v in _quadrature(order))
-    r = (1 - step).unsqueeze(-1)
-    dilated = LegS().basis(order, r * y, 1.0)
-    A = torch.einsum("...qn,q,qm->...nm", dilated, w, values) * r.unsqueeze(-1)
-    e_0 = torch.zeros_like(A[..., 0])
-    e_0[..., 0] = 1
-    # Where no time passes, nothing changes: not even by the quadrature's rounding.
+def held_by_legs(order: int, step: Tensor, like: Tensor | None = None) -> Transition:
+    """Return the exact LegS steps (zero-order hold) over relative steps dt/t ∈ [0, 1] of shape (...): what `scaled` has
+    by a matrix exponential, by `hippo.kernels.scaled.dilation`."""
+    A = scale.dilation(order, step)
+    # Where no time passes, nothing changes: not even by rounding.
     A = torch.where((step == 0)[..., None, None], torch.eye(order).to(A), A)
-    return Transition(A.to(dtype or step.dtype), (e_0 - A[..., 0]).to(dtype or step.dtype))
-
-
-@constant(maxsize=8)
-def _quadrature(order: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Gauss–Legendre nodes (N,) and weights (N,) on [0, 1], and the LegS basis at the nodes (N, N)."""
-    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(order))
-    y = (nodes + 1) / 2
-    return y, weights / 2, LegS().basis(order, y, 1.0)
+    e_0 = torch.eye(1, order)[0].to(A)  # a constant input is remembered as a multiple of it, a fixed point
+    B = e_0 - A[..., 0]
+    return Transition(A, B) if like is None else Transition(A.to(like), B.to(like))

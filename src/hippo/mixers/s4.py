@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hippo.discretize import bilinear
-from hippo.kernels import convolution
-from hippo.kernels.stepwise import naive
+from hippo.kernels import convolution, stepwise
 from hippo.measures import Measure
 from hippo.mixers.base import TimeInvariant, uniform
 from hippo.mixers.gaps import Rule, through_gaps
@@ -102,7 +101,7 @@ class S4(TimeInvariant):
             fixed, tables = self._fixed(), self._tables(rate)
         else:
             fixed, tables = self.constants(rate, lambda: (self._fixed(), self._tables(torch.as_tensor(rate))))
-        y, state = naive.step(x, state, *tables, *fixed, less=True)
+        y, state = stepwise.step(x, state, *tables, *fixed, less=True)
         return torch.addcmul(y, self.D, x), state
 
     def _from_spectrum(self) -> Tensor:
@@ -169,8 +168,8 @@ class S4(TimeInvariant):
         return torch.complex(*(C / 2).chunk(2, dim=-1)).conj()
 
     def _fixed(self) -> tuple[Tensor, Tensor]:
-        """Return P and C as `stepwise.naive.step` wants them."""
-        return naive.turned(torch.view_as_complex(self.P), False), naive.turned(self._readout(), True)
+        """Return P and C as `hippo.kernels.stepwise.step` wants them."""
+        return stepwise.turned(torch.view_as_complex(self.P), False), stepwise.turned(self._readout(), True)
 
     def _tables(self, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what a step of each rate (...) needs, with δ half its size, for x ← 2 (I − δA)⁻¹ (x + δB u) − x.

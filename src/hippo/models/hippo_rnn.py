@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from hippo.kernels import gated as kernels
-from hippo.kernels.gated import naive
-from hippo.kernels.gated.steps import Step
 from hippo.measures import Measure
 from hippo.memory import HiPPO
 from hippo.models.base import SequenceModel, positive_time, units
@@ -89,7 +87,7 @@ class HiPPORNN(SequenceModel):
         inputs, read, bias, written_x, write = self._inputs(x)
         read_x, read_c = read.tensor_split([self.input_size], dim=1)
         from_x = nn.functional.linear(inputs, read_x, bias)
-        return naive.gated(from_x, written_x, read_c, write, self._transitions(x, timestamps), gaps)
+        return kernels.step_by_step(from_x, written_x, read_c, write, self._transitions(x, timestamps), gaps)
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return x (L, B, C), read (2D, C + N), bias (2D,), written_x (L, B) and write (D,) for `kernels.gated`."""
@@ -99,5 +97,5 @@ class HiPPORNN(SequenceModel):
         inputs = x.transpose(0, 1)
         return inputs, read, bias, nn.functional.linear(inputs, write_x, self.write.bias).squeeze(-1), write_h[0]
 
-    def _transitions(self, x: Tensor, timestamps: Tensor | None) -> Iterator[Step]:
+    def _transitions(self, x: Tensor, timestamps: Tensor | None) -> Iterator[kernels.Step]:
         return self.memory.transitions(x.shape[1], timestamps, since=None, like=x[..., 0])

@@ -11,7 +11,10 @@ from torch import Tensor
 from hippo.kernels import cells
 from hippo.kernels.common import gpus, native
 from hippo.kernels.gated import naive
+from hippo.kernels.gated.naive import gated as step_by_step
 from hippo.kernels.gated.steps import LegSSteps, LTIStep, Step
+
+__all__ = ["LTIStep", "LegSSteps", "Route", "Step", "choose", "gated", "route", "step_by_step"]
 
 Route = Literal["naive", "cpu", "cell", "gpu"]
 _ALIGNED = 16  # numbers; products of matrices whose rows are whole cache lines are faster

@@ -1,9 +1,12 @@
-"""LegS over a signal, by a generalized bilinear transform, and which implementation serves.
+"""LegS over a signal, by a generalized bilinear transform, and which implementation serves: `choose` says.
 
 naive       tensor operations: the reference, and what serves everywhere
 cpu         a compiled loop, with its adjoint
 wavefront   the same for samples one unit of time apart whose last coefficients alone are wanted: millions a second
+gpu         one kernel for the whole signal, with its adjoint
 """
+
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -12,12 +15,18 @@ from hippo.kernels.common import gpus, native
 from hippo.kernels.legs import naive
 from hippo.kernels.legs.naive import legs_steps
 
-__all__ = ["legs_steps", "refusal", "remember", "sequence", "step"]
+__all__ = ["choose", "cpu_step", "gpu_step", "legs_steps", "remember", "sequence", "step"]
 
 
-def refusal(*tensors: Tensor) -> str | None:
-    """Return why compiled loops do not serve coefficients and samples like these, None where they do."""
-    return next((reason for reason in map(native.refusal, tensors) if reason), None)
+def choose(*tensors: Tensor) -> tuple[str, str]:
+    """Return what serves coefficients and samples like these, "GPU kernel", "compiled loop" or "plain loop", and why:
+    the one place where it is decided."""
+    if gpus.serves(*tensors):
+        return "GPU kernel", "LegS: one kernel for the whole signal"
+    for tensor in tensors:
+        if reason := native.refusal(tensor):
+            return "plain loop", reason
+    return "compiled loop", "LegS, and one sample, or a state for every sample"
 
 
 def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> Tensor:
@@ -35,31 +44,52 @@ def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> T
     Returns:
         Coefficients (B, L, N), or (B, N).
     """
-    if gpus.serves(c, f):
+    name, _ = choose(c, f)
+    if name == "GPU kernel":
         from hippo.kernels.legs import gpu  # it imports triton, which takes time that the CPU need not spend
 
         return gpu.sequence(c, f, step, alpha, every)
-    if refusal(c, f):
-        return naive.sequence(c, f, step, alpha, every)
-    from hippo.kernels.legs import cpu  # numba, which takes half a second to load
+    if name == "compiled loop":
+        from hippo.kernels.legs import cpu  # numba, which takes half a second to load
 
-    return cpu.sequence(c, f, step, alpha, every)
+        return cpu.sequence(c, f, step, alpha, every)
+    return naive.sequence(c, f, step, alpha, every)
 
 
 def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
     """Advance LegS coefficients (B, N) at `time` ≥ 0 by samples (B, L) one unit of time apart, with the bilinear
     transform, and return those after the last, (B, N)."""
-    if refusal(c, f):
-        times = time + torch.arange(1, f.shape[1] + 1, dtype=torch.float64, device=f.device)
-        return naive.sequence(c, f, (1 / times).unsqueeze(1), 0.5, every=False)
-    from hippo.kernels.legs import wavefront
+    if choose(c, f)[0] == "compiled loop":
+        from hippo.kernels.legs import wavefront
 
-    return wavefront.remember(c, f, time)
+        return wavefront.remember(c, f, time)
+    times = time + torch.arange(1, f.shape[1] + 1, dtype=torch.float64, device=f.device)
+    return sequence(c, f, (1 / times).unsqueeze(1), 0.5, every=False)
 
 
 def step(c: Tensor, f: Tensor, step: float, alpha: float) -> Tensor:
-    """Advance LegS coefficients (B, N) by one sample (B,), to the last bit as `sequence` does, in a few microseconds:
-    without gradients, and only where nothing is refused."""
+    """Advance LegS coefficients (B, N) by one sample (B,), to the last bit as `sequence` does: without gradients, and
+    where it is compiled, in a few microseconds."""
+    graph = torch.is_grad_enabled() and (c.requires_grad or f.requires_grad)
+    if not graph and choose(c, f)[0] == "compiled loop":
+        from hippo.kernels.legs import cpu
+
+        return cpu.step(c, f, step, alpha)
+    steps = torch.full((1, 1), step, dtype=torch.float64, device=f.device)
+    return sequence(c, f.unsqueeze(1), steps, alpha, every=False)
+
+
+def cpu_step() -> ModuleType:
+    """Return the step as loops of other operations call it: a module with `advance`, its adjoint `retreat`, and
+    `recursion`, which makes what both read. It imports numba."""
     from hippo.kernels.legs import cpu
 
-    return cpu.step(c, f, step, alpha)
+    return cpu
+
+
+def gpu_step() -> ModuleType:
+    """Return the step as a kernel of its own: a module with `advance`, its adjoint `retreat`, and `launch_shape`. It
+    imports triton."""
+    from hippo.kernels.legs import gpu
+
+    return gpu

@@ -14,8 +14,9 @@ from torch import Tensor
 from hippo.kernels import legs
 from hippo.kernels.common.native import serves
 from hippo.kernels.scaled import naive
+from hippo.kernels.scaled.naive import dilation
 
-__all__ = ["read", "remember"]
+__all__ = ["dilation", "read", "remember"]
 
 
 def read(

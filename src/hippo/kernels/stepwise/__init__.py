@@ -11,6 +11,9 @@ from torch import Tensor
 
 from hippo.kernels.common.native import serves
 from hippo.kernels.stepwise import naive
+from hippo.kernels.stepwise.naive import step, turned
+
+__all__ = ["run", "step", "turned"]
 
 
 def run(
