@@ -808,6 +808,21 @@ def test_gradients_flow_through_steps(measure, discretization, timed):
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("shape", [(1,), (4, 3)], ids=str)
+@every_kind
+def test_without_gradients_steps_take_tensors_that_would_have_them(measure, discretization, shape):
+    memory, signal = HiPPO(measure, 6, discretization), torch.randn(shape[0], 9, *shape[1:], requires_grad=True)
+    state = memory.step(signal[:, 0])
+    assert state.coefficients.requires_grad
+    with torch.no_grad():
+        for k in range(1, 9):
+            state = memory.step(signal[:, k].detach().requires_grad_(), state=state)
+            assert not state.coefficients.requires_grad
+            state = state._replace(coefficients=state.coefficients.requires_grad_())
+        expected = memory(signal)[0][:, -1]
+    torch.testing.assert_close(state.coefficients, expected, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("batch", [1, 3])
 @every_kind

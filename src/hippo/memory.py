@@ -174,7 +174,10 @@ class HiPPO(nn.Module):
         since, now = times
         if law.linear_time:
             relative, alpha = (now - since) / now if now > since else 0.0, transitions.alpha(self.discretization)
-            c = legs.step(c.flatten(0, -2), f.flatten(), relative, alpha).view_as(c)
+            if f.dim() == 1:
+                c = legs.step(c, f, relative, alpha)
+            else:
+                c = legs.step(c.flatten(0, -2), f.flatten(), relative, alpha).view_as(c)
         elif not self.measure.scale_invariant and now > since:
             c = transitions.translated(*law, 1.0 if timestamps is None else now - since, c.dtype, c.device)(c, f)
         else:

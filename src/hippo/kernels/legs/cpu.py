@@ -50,9 +50,10 @@ def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> T
 def step(c: Tensor, f: Tensor, step: float, alpha: float) -> Tensor:
     """`hippo.kernels.legs.step`, where `native.serves` is true of c and f."""
     batch, order = c.shape
-    y = c.detach().numpy().T.copy()  # by NumPy, whose calls take a third of the time of torch's
-    steps, carried = np.full((2, batch), step, y.dtype)
-    advance(y, f.detach().contiguous().numpy(), steps, recursion(order, alpha, c.dtype), carried)
+    y, samples = (v.numpy().T.copy() for v in (c, f))  # NumPy's calls take a third of the time of torch's
+    steps, carried = np.empty((2, batch), y.dtype)
+    steps.fill(step)
+    advance(y, samples, steps, recursion(order, alpha, c.dtype), carried)
     return torch.from_numpy(y.T.copy())
 
 
