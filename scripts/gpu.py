@@ -165,16 +165,18 @@ def milliseconds(work: Callable[[], Any], rounds: int = 7) -> float:
 
 def step(data: Path) -> dict[str, Any]:
     """Measure the launch shapes of the LegS step, and a training step beside nn.GRU and the naive loop."""
-    from hippo.kernels.legs import gpu
+    from hippo.kernels import legs
+
+    legs_step = legs.gpu_step()
 
     c, relative, u = (torch.rand(*shape, device="cuda") for shape in ((BATCH, HIDDEN), (BATCH,), (BATCH,)))
     shapes = {}
     for columns, warps in itertools.product((1, 2, 4), (1, 2, 4)):
-        shape = gpu.launch_shape(HIDDEN, columns, warps)
+        shape = legs_step.launch_shape(HIDDEN, columns, warps)
 
         def hundred(shape: dict[str, int] = shape) -> None:
             for _ in range(100):
-                gpu.advance(c, relative, u, 0.5, c, shape)
+                legs_step.advance(c, relative, u, 0.5, c, shape)
 
         shapes[f"{columns} columns, {warps} warps"] = milliseconds(hundred) / 100
     bodies: dict[str, Callable[[], nn.Module]] = {

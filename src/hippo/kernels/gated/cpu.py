@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hippo.kernels import legs
 from hippo.kernels.common import buffers, native
 from hippo.kernels.common.loops import add, copy, loop, product, share, sigmoid, split, tanh
 from hippo.kernels.gated.steps import LegSSteps
-from hippo.kernels.legs.cpu import advance, recursion, retreat
 
 _SPAN = 8  # steps whose products for the gradient of the weights are done as one
+_step = legs.cpu_step()
+advance, retreat = _step.advance, _step.retreat  # loops know names of modules' own
 
 
 def gated(x: Tensor, weight: Tensor, written_x: Tensor, write: Tensor, steps: LegSSteps) -> Sequence[Tensor]:
@@ -82,7 +84,7 @@ def _forward(
     gates = buffers.empty(keep * batch * doubled, x).view(keep, batch, doubled)
     hidden = buffers.empty((length + 1) * batch * size, x).view(length + 1, batch, size)
     hidden[0].zero_()
-    shares, rule = split(batch), recursion(steps.order, steps.alpha, x.dtype)
+    shares, rule = split(batch), _step.recursion(steps.order, steps.alpha, x.dtype)
     share(_advance, x, weight.mT, written, write, steps.step, rule, read, gates, hidden, shares=shares)
     return read, gates, hidden, torch.tensor(len(shares), device="cpu")
 
@@ -107,7 +109,7 @@ def _backward(
     number = torch.full((length,), -1)
     number[present] = torch.arange(len(present))
     grad_x, grad_written = gates.new_zeros(length, batch, channels), gates.new_zeros(length, batch)
-    rule = recursion(steps.order, steps.alpha, gates.dtype)
+    rule = _step.recursion(steps.order, steps.alpha, gates.dtype)
     arrays = grads, number, weight, write, steps.step, rule, read, gates, hidden
     parts = share(_retreat, *arrays, grad_x, grad_written, shares=shares)
     grad_weight, grad_write = (torch.from_numpy(sum(part)) for part in zip(*parts, strict=True))

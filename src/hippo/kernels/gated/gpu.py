@@ -20,14 +20,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hippo.kernels import legs
 from hippo.kernels.common import graphs, native
 from hippo.kernels.gated.steps import LegSSteps, LTIStep
-from hippo.kernels.legs import gpu as legs
 
 STEPS = 32  # of a chunk
 _SHAPES = 4  # whose graphs an owner keeps, such as those of training, of the last batch, and of evaluation
 _BLOCK = 512  # numbers that a program takes at once
 _WARPS = 4
+_step = legs.gpu_step()
 
 
 @native.opaque
@@ -221,7 +222,7 @@ class _Chunk:
         for t in range(STEPS):
             c, target, z = self._read_c[t], self._read_c[t + 1], self._gates[t]
             if self._legs:
-                legs.advance(c, self._step[t], self._u, self._alpha, target)
+                _step.advance(c, self._step[t], self._u, self._alpha, target)
             else:
                 torch.mul(self._u.unsqueeze(-1), self._B, out=target)
                 target.addmm_(c, self._A.mT)
@@ -244,7 +245,7 @@ class _Chunk:
             )
             self._grad_c.addmm_(self._grad_z[t], self._weight[:, :order])
             if self._legs:
-                legs.retreat(self._grad_c, self._step[t], self._grad_written[t], self._alpha, self._grad_c)
+                _step.retreat(self._grad_c, self._step[t], self._grad_written[t], self._alpha, self._grad_c)
             else:
                 torch.mv(self._grad_c, self._B, out=self._grad_written[t])
                 self._grad_c.copy_(self._grad_c @ self._A)
