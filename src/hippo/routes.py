@@ -98,8 +98,8 @@ def follow(route: Route, law: Law, signal: Signal, *, last: bool) -> Tensor:
     after = _advance(route, law, smaller, last) * 2.0**64
     if not torch.isfinite(after).all():
         raise ValueError(
-            f"signal or state has values of up to {most.item():.2g}, and coefficients that {samples.dtype} cannot hold; "
-            "make them smaller"
+            f"signal or state has values of up to {most.item():.2g}, and {samples.dtype} cannot hold their "
+            "coefficients; make them smaller"
         )
     return after
 
