@@ -691,7 +691,7 @@ def test_coefficients_that_no_float_can_hold_are_said_to_be_too_large():
     with pytest.raises(ValueError, match=r"values of up to 3e\+38, and torch\.float32 cannot hold"):
         memory(signal)  # after two samples
     state = memory.step(signal[:, 0])
-    with pytest.raises(ValueError, match="make it smaller"):
+    with pytest.raises(ValueError, match="make them smaller"):
         memory.step(signal[:, 1], state=state)
 
 
