@@ -50,6 +50,17 @@ def test_outside_a_repository_there_is_a_hash_of_what_is_used(own):
     assert again["hippo"] == first["hippo"]
 
 
+def test_a_module_may_be_called_as_its_folder(own):
+    folder = own / "alone"
+    folder.mkdir()
+    (folder / "alone.py").write_text("x = 1\n")
+    sys.path.insert(0, str(folder))
+    importlib.import_module("alone")
+    first = sources.used([{"_target_": "alone.Model"}])
+    (own / "own_helper.py").write_text("x = 3\n")  # loaded, and not beside it
+    assert sources.used([{"_target_": "alone.Model"}]) == first
+
+
 def test_in_a_repository_each_used_file_has_to_be_as_committed(own):
     git(own, "init", "-q")
     (own / ".gitignore").write_text("own_helper.py\n")

@@ -1,4 +1,4 @@
-"""The program `hippo`: its first word says what to do, one file each here, and the others are for that."""
+"""The program `hippo`: its first word is a verb, each a file in here, and the other words are for that verb."""
 
 import argparse
 import importlib

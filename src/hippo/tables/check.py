@@ -38,7 +38,7 @@ def faults(root: Path) -> Iterator[str]:
     `hippo collect` would write otherwise, and figures in the README that are not those of their records.
 
     Args:
-        root: The folder of configs/, results/ and README.md.
+        root: The folder of configs/, results/ and README.md, if it has one.
     """
     results, damaged = root / "results", False
     expected: dict[Path, str] = {}
@@ -72,7 +72,8 @@ def faults(root: Path) -> Iterator[str]:
         if not path.is_file() or path.read_text(encoding="utf-8") != content:
             yield f"{path} is not what the records give; write it anew by hippo collect"
     readme = root / "README.md"
-    yield from (f"{readme}: {fault}" for fault in in_prose(readme.read_text(encoding="utf-8"), root))
+    if readme.is_file():
+        yield from (f"{readme}: {fault}" for fault in in_prose(readme.read_text(encoding="utf-8"), root))
 
 
 def in_prose(text: str, root: Path) -> Iterator[str]:

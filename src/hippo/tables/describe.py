@@ -3,7 +3,7 @@
 from typing import Any
 
 from hippo.training.records import ADDED, show
-from hippo.training.sources import MARK, uncommitted
+from hippo.training.sources import MARK, PACKAGE, uncommitted
 
 WHAT = ["data", "model", "hidden size", "epochs", "seed", "parameters"]
 
@@ -66,6 +66,12 @@ def result(metrics: dict[str, float]) -> str:
 def hardware(machine: dict[str, Any]) -> str:
     """Return the GPUs, or the processor and the threads used of it."""
     return ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['threads']} thread(s)"
+
+
+def commit(record: dict[str, Any]) -> str:
+    """Return the commit of this package that made a record, or the version where it was installed without git."""
+    version = record.get("code", {}).get(PACKAGE, {}).get("version")
+    return (record["git"]["commit"] or version or "–")[:10]
 
 
 def mark(record: dict[str, Any]) -> str:

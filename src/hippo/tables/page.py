@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hippo.tables.collect import by_name
-from hippo.tables.describe import WHAT, added, hardware, link, mark, rate, result, what
+from hippo.tables.describe import WHAT, added, commit, hardware, link, mark, rate, result, what
 from hippo.tables.render import entries, explanation, markdown
 from hippo.tables.table import Cell, Table
 
@@ -217,7 +217,7 @@ def every_run(found: list[Record]) -> Iterator[str]:
             f"{record['seconds'] / 60:.1f}",
             plain(hardware(record["machine"])),
             code(record["command"] or "–"),
-            f"{code((record['git']['commit'] or '–')[:10])} {mark(record)}".strip(),
+            f"{code(commit(record))} {mark(record)}".strip(),
             f"[json]({link(record)}), [curves]({link(record).removesuffix('json')}svg)",
         ]
         for record in found

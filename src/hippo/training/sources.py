@@ -102,22 +102,20 @@ def _named(config: Any) -> Iterator[str]:
 
 def _sources(name: str, others: Iterable[str]) -> list[Path]:
     """Return the loaded files of a module, or a package, and those of its folder that none of the others has."""
-    loaded = {module: Path(file) for module, it in [*sys.modules.items()] if (file := getattr(it, "__file__", None))}
-    own = [path for module, path in loaded.items() if module.partition(".")[0] == name]
+    files = ((module.partition(".")[0], getattr(it, "__file__", None)) for module, it in [*sys.modules.items()])
+    loaded = [(top, Path(file)) for top, file in files if file and top != "__main__" and Path(file).is_file()]
+    own = [path for top, path in loaded if top == name]
     if not own or _installed(own[0]):
         return own
-    root = _root(name, own[0])
-    beside = [
-        path
-        for module, path in loaded.items()
-        if root in path.parents and module.partition(".")[0] not in {PACKAGE, *others} and not _installed(path)
-    ]
+    root, elsewhere = _root(name), {PACKAGE, *others}
+    beside = [path for top, path in loaded if root in path.parents and top not in elsewhere and not _installed(path)]
     return sorted({*own, *beside})
 
 
-def _root(name: str, file: Path) -> Path:
-    """Return the folder that a module is imported from."""
-    return next((folder.parent for folder in file.parents if folder.name == name), file.parent)
+def _root(name: str) -> Path:
+    """Return the folder that a loaded package or module is imported from."""
+    module = sys.modules[name]
+    return Path(next(iter(module.__path__)) if hasattr(module, "__path__") else str(module.__file__)).parent
 
 
 def _installed(path: Path) -> bool:
@@ -127,7 +125,7 @@ def _installed(path: Path) -> bool:
 
 def _described(name: str, files: list[Path], more: Iterable[Path] = ()) -> dict[str, Any]:
     """Return version, hash, commit, and whether the files, or what else is named, differ from it."""
-    root, digest = _root(name, files[0]), hashlib.sha256()
+    root, digest = _root(name), hashlib.sha256()
     for path in sorted(files):
         where = path.relative_to(root).as_posix() if root in path.parents else path.name
         digest.update(f"{where}\0".encode() + path.read_bytes() + b"\0")
