@@ -1,36 +1,40 @@
 """A checkpoint is trusted when it is whole, and what is wrong with one is said with its name and what to do."""
 
+import os
 import random
 
 import pytest
-import pytorch_lightning as pl
 import torch
 
+from hippo.models import ExpRNN
 from hippo.training import checkpoints
 from hippo.training.config import ConfigError
+from hippo.training.learner import SequenceLearner
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two checkpoints that a linear layer may go on from, of epochs 1 and 2."""
+    """Two checkpoints that a network may go on from, of epochs 1 and 2."""
+    names = ("epoch", "seconds", "train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
     for epoch, name in enumerate(("best", "last")):
+        history = {"epochs": [dict.fromkeys(names, 1.0)] * (epoch + 1), "sessions": [], "resumed": 0}
+        kept = {key: {"best_model_path": f"elsewhere/{name}.ckpt"} for key in ("Keep", "Keep the last")}
         checkpoint = {
             "epoch": epoch,
             "global_step": 5,
+            "pytorch-lightning_version": "2.6.0",
             "state_dict": module().state_dict(),
-            "optimizer_states": [],
+            "optimizer_states": [{}],
             "lr_schedulers": [],
             "loops": {},
-            "callbacks": {"History": {}, "Keep": {"best_model_path": f"elsewhere/{name}.ckpt"}},
+            "callbacks": {"History": history} | kept,
         }
         checkpoints.AtomicCheckpointIO().save_checkpoint(checkpoint, tmp_path / f"{name}.ckpt")
     return tmp_path
 
 
-def module(width: int = 8) -> pl.LightningModule:
-    learner = pl.LightningModule()
-    learner.layer = torch.nn.Linear(width, width)
-    return learner
+def module(width: int = 8) -> SequenceLearner:
+    return SequenceLearner(ExpRNN(1, width), 2, torch.optim.SGD)
 
 
 def test_every_truncation_and_every_flipped_bit_that_changes_something_is_found(folder):
@@ -76,13 +80,36 @@ def test_a_best_checkpoint_that_the_end_would_need_is_missed_at_the_beginning(fo
         checkpoints.newest(folder, module())
 
 
+def test_a_checkpoint_is_a_file_of_tensors(folder):
+    (folder / "best.ckpt").unlink()
+    os.mkfifo(folder / "best.ckpt")
+    torch.save({"epoch": Evil()}, folder / "last.ckpt")
+    with pytest.raises(ConfigError, match=r"best\.ckpt is no file; .*force=true"):
+        checkpoints.load(folder / "best.ckpt")
+    with pytest.raises(ConfigError, match=r"last\.ckpt is damaged .*force=true") as error:
+        checkpoints.load(folder / "last.ckpt")
+    assert "\n" not in str(error.value)  # nor an advice to trust it
+
+
+class Evil:
+    def __reduce__(self):
+        return pytest.fail, ("it was executed",)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda state: state.pop("callbacks"), "lacks callbacks"),
+        (lambda state: state.update(epoch="1"), "lacks epoch"),
         (lambda state: state["callbacks"].pop("History"), "lacks the history"),
-        (lambda state: state["state_dict"].pop("layer.bias"), r"other weights \(layer\.bias\)"),
-        (lambda state: state.update(state_dict=module(9).state_dict()), r"other weights \(layer\.bias, layer\.weight"),
+        (lambda state: state["callbacks"]["History"]["epochs"].pop(), "lacks the history"),
+        (lambda state: state["callbacks"]["History"]["epochs"][0].pop("validation/loss"), "lacks the history"),
+        (lambda state: state["callbacks"].update(Keep=None), "lacks states of its callbacks"),
+        (lambda state: state["callbacks"].pop("Keep"), "lacks what its best epochs are"),
+        (lambda state: state["optimizer_states"].clear(), "lacks the state of its optimizer"),
+        (lambda state: state["lr_schedulers"].append({}), "lacks the state of its scheduler"),
+        (lambda state: state["state_dict"].pop("head.bias"), r"other weights \(head\.bias\)"),
+        (lambda state: state.update(state_dict=module(9).state_dict()), r"other weights \(head\.weight, model\."),
     ],
 )
 def test_a_checkpoint_that_no_run_can_go_on_from_is_told_of(folder, change, message):

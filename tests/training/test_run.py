@@ -281,6 +281,18 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_its_best_and_ends_t
     assert record["metrics"]["best"]["epoch"] < 3
 
 
+def test_a_checkpoint_that_cannot_be_taken_up_is_named_with_what_to_do(tiny, monkeypatch):
+    config = tiny("trainer.max_epochs=1", "+trainer.limit_train_batches=1")
+    with monkeypatch.context() as context:
+        context.setattr(SequenceLearner, "test_step", _power_cut)
+        with pytest.raises(KeyError):
+            run(config)
+    last = folder_of(config) / "checkpoints" / "last.ckpt"
+    torch.save(torch.load(last) | {"loops": {}}, last)
+    with pytest.raises(ConfigError, match=r"last\.ckpt cannot be gone on from \(KeyError: 'fit_loop'\).*force=true"):
+        run(config)
+
+
 def test_a_full_disk_while_saving_leaves_the_checkpoint_before(undisturbed, tiny, monkeypatch):
     config = tiny()
     fsync, calls = os.fsync, []

@@ -34,6 +34,7 @@ class History(pl.Callback):
             rate changes, that of the epoch's last step.
         sessions: What each process that worked on the run was, in order; the last is this one.
         resumed: How often the run was taken up again from a checkpoint.
+        started: Whether this process trains by now.
 
     Args:
         session: Start and provenance of this process.
@@ -43,6 +44,7 @@ class History(pl.Callback):
         self.sessions = [session]
         self.epochs: list[dict[str, float]] = []
         self.resumed = 0
+        self.started = False
         self._start = self._spoke = self._rate = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,6 +58,7 @@ class History(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epochs before a resumption again where what is written begins anew: a CSV file, and an offline run of
         W&B, to which nothing can be appended."""
+        self.started = True
         logger = trainer.logger
         anew = isinstance(logger, CSVLogger) or (isinstance(logger, WandbLogger) and logger.experiment.offline)
         if logger and is_first() and anew:

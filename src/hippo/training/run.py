@@ -19,6 +19,7 @@ from hippo.training.build import build, build_trainer
 from hippo.training.callbacks import History
 from hippo.training.config import ConfigError, building, check, of_kind
 from hippo.training.curves import draw_confusion, draw_curves
+from hippo.training.errors import explain
 from hippo.training.evaluate import evaluate, throughput
 from hippo.training.learner import SequenceData, SequenceLearner
 from hippo.training.processes import end_together, is_first, say
@@ -160,7 +161,14 @@ def _fit(
     trainer = build_trainer(values, folder, history, tracker, data.splits)
     if trainer.world_size > 1 and not module.learnt:
         raise ConfigError("model: nothing is learnt here, so there is nothing to share among processes; one will do")
-    trainer.fit(module, datamodule=data, ckpt_path=resume)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume)
+    except Exception as error:
+        if resume is None or history.started or explain(error) is not None:
+            raise
+        raise ConfigError(
+            f"{resume} cannot be gone on from ({type(error).__name__}: {error}); start this run over with force=true"
+        ) from error
     return trainer
 
 
