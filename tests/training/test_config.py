@@ -111,6 +111,10 @@ def test_the_papers_experiment_is_the_papers(compose):
     [
         ("model.hiden_size=3", ["model.hiden_size", "did you mean hidden_size?"]),
         ("+model.hiden_size=3", ["model.hiden_size", "did you mean hidden_size?"]),
+        ("optimizer.weight_decay=0.1", ["it is not listed, so add it with a plus: +optimizer.weight_decay=0.1"]),
+        ("optimizer.weight_decy=0.1", ["there is no such key", "did you mean +optimizer.weight_decay?"]),
+        ("trainer.limit_train_batches=3", ["add it with a plus: +trainer.limit_train_batches=3"]),
+        ("trainer.max_time=9", ["trainer.max_time: there is no such key, and it cannot be added: what would be rec"]),
         ("+optimizer.weight_decy=0.1", ["Adam has no weight_decy", "did you mean weight_decay?"]),
         ("+trainer.max_epoch=3", ["Trainer has no max_epoch", "did you mean max_epochs?"]),
         ("sede=1", ["sede: there is no such key", "did you mean seed?"]),

@@ -1,7 +1,10 @@
 """Errors that people cause and can mend, in one sentence each instead of a traceback."""
 
+import contextlib
 import errno
+import inspect
 import io
+import re
 import traceback
 
 import torch
@@ -12,11 +15,13 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from hydra.utils import get_object
 from omegaconf import DictConfig
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from hippo.errors import UserError
+from hippo.training import arguments
 from hippo.training.config import did_you_mean
 
 
@@ -36,12 +41,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ConfigCompositionException) and isinstance(cause, GrammarParseError):
         return f"{cause.full_key}: {str(cause.msg).splitlines()[0]}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
-        siblings = list(cause.parent_node or ()) if isinstance(cause.parent_node, DictConfig) else []
-        hint = did_you_mean(str(cause.key), map(str, siblings))
-        if not hint and siblings:
-            hint = f"; valid here: {', '.join(map(str, siblings))}"
-        if not hint:
-            hint = f"; nothing is listed here yet, so add it with a plus: +{cause.full_key}=…"
+        hint = _instead_of(cause, re.search(r"use (\+.*)$", str(error), re.MULTILINE))
         return f"{cause.full_key}: there is no such key{hint}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = f"{error.strerror}: {error.filename or 'while writing'}"
@@ -58,6 +58,31 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, UserError | ConfigCompositionException | MisconfigurationException):
         return str(error)
     return None
+
+
+def _instead_of(error: OmegaConfBaseException, plus: re.Match | None) -> str:
+    """Return what may have been meant by an override that sets a key which is not there.
+
+    Args:
+        error: The reason.
+        plus: Hydra's word on how the key is added.
+    """
+    key, node = str(error.key), error.parent_node
+    there = list(map(str, node)) if isinstance(node, DictConfig) else []
+    more: list[str] = []
+    if isinstance(node, DictConfig) and isinstance(node.get("_target_"), str):
+        with contextlib.suppress(Exception):  # whatever an import raises: the key is wrong all the same
+            more = list(inspect.signature(get_object(node["_target_"])).parameters)
+    if str(error.full_key) == f"trainer.{key}" and key in arguments.REFUSED:
+        return f", and it cannot be added: {arguments.REFUSED[key]}"
+    if not there:
+        return f"; nothing is listed here yet, so add it with a plus: +{error.full_key}=…"
+    if key in more:
+        return f"; it is not listed, so add it with a plus: {plus[1] if plus else f'+{error.full_key}=…'}"
+    hint = did_you_mean(key, [*there, *more])
+    for name in set(more) - set(there):
+        hint = hint.replace(f"mean {name}?", f"mean +{str(error.full_key).removesuffix(key)}{name}?")
+    return hint or f"; valid here: {', '.join(there)}"
 
 
 def _of_a_file(error: Exception) -> str | None:
