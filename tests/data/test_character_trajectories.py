@@ -180,6 +180,16 @@ def test_a_changed_value_is_not_taken_for_another_release(copy, step, change):
         character_trajectories.read(copy.parent)
 
 
+def test_a_release_of_2023_with_one_other_value_is_not_taken_for_that_of_2018(copy):
+    """Which has six decimals."""
+    path = copy / character_trajectories.FILES[0]
+    head, mark, body = path.read_text().partition("@data\n")
+    first, colon, rest = body.partition(":")
+    path.write_text(f"{head}{mark}{first.rpartition(',')[0]},0.5{colon}{rest}")
+    with pytest.raises(DataError, match="neither the release of 2023 nor that of 2018"):
+        character_trajectories.read(copy.parent)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -124,6 +124,51 @@ def test_targets_are_classes_or_numbers(y, classes, message):
         Splits(*splits, classes=classes).check()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.rand(4, 3)}, "must hold sequences"),
+        ({"x": torch.rand(4, 3, 0)}, "must hold sequences"),
+        ({"x": torch.ones(4, 3, 2, dtype=torch.int64)}, "must hold sequences"),
+        ({"x": [1.0]}, "x must be a tensor, not list"),
+        ({"y": torch.zeros(3)}, r"y must be \(4,\) to match"),
+        ({"y": None}, "y must be a tensor, not NoneType"),
+        ({"mask": torch.ones(4, 3)}, "mask must be of booleans"),
+        ({"mask": torch.ones(4, 2).bool()}, r"mask must be \(4, 3\) or \(4, 3, 2\)"),
+        ({"mask": torch.ones(4, 3, 1).bool()}, r"mask must be \(4, 3\) or \(4, 3, 2\)"),
+        ({"mask": torch.eye(4, 3).bool()}, "sequence 3 has no observed step"),
+        ({"lengths": torch.ones(4)}, "lengths must be whole numbers from 1 to 3"),
+        ({"lengths": torch.arange(4)}, "lengths must be whole numbers from 1 to 3"),
+        ({"lengths": torch.ones(3, dtype=torch.int64)}, r"lengths must be \(4,\)"),
+        ({"timestamps": torch.ones(4, 2)}, r"timestamps must be \(4, 3\)"),
+        ({"timestamps": torch.ones(4, 3, dtype=torch.complex64)}, "timestamps must be real numbers"),
+        ({"timestamps": torch.tensor([[0.0, 1, 2]] * 3 + [[0, 2, 1]])}, "must not decrease, as they do in sequence 3"),
+        ({"timestamps": torch.tensor([[-1.0, 1, 2]] * 4)}, "must be at least 0"),
+    ],
+)
+def test_what_no_model_could_read_is_refused_before_any_work(change, message):
+    with pytest.raises(DataError, match=message):
+        Sequences(Batch(**{"x": torch.rand(4, 3, 2), "y": torch.zeros(4), **change}))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"x": torch.rand(3, 2, 2)}, "all splits must have the channels of the training, 1, in float32"),
+        ({"x": torch.rand(3, 2, 1, dtype=torch.float64)}, r"here is one with 1 in torch\.float64"),
+        ({"timestamps": torch.ones(3, 2)}, "timestamps if it has them"),
+        ({"y": torch.rand(3, 2)}, "the same M in all splits"),
+        ({"y": torch.rand(3, 1, dtype=torch.float64)}, r"not \(3, 1\) of torch\.float64"),
+        ({"y": torch.full((3, 1), torch.nan)}, "y holds NaN or infinite values"),
+    ],
+)
+def test_splits_are_of_one_kind(other, message):
+    good = {"x": torch.rand(3, 2, 1), "y": torch.rand(3, 1)}
+    splits = [Sequences(Batch(**(good | change))) for change in ({}, {}, other)]
+    with pytest.raises(DataError, match=message):
+        Splits(*splits).check()
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 1), (3, 0, 1)])
 def test_an_empty_split_is_refused(shape):
     with pytest.raises(DataError, match="must hold sequences"):

@@ -59,17 +59,25 @@ class Sequences(Dataset[Batch]):
     """
 
     def __init__(self, everything: Batch) -> None:
-        if len(everything.y) == 0 or everything.x.shape[1] == 0:
-            raise DataError(f"a split must hold sequences; this one is {tuple(everything.x.shape)}")
+        _check_form(everything)
         read = _read(everything)
         if (bad := (~torch.isfinite(everything.x) & read).flatten(1).any(1)).any():
             raise DataError(
                 f"{int(bad.sum())} of {len(bad)} sequences hold NaN or infinite values, sequence "
                 f"{int(bad.nonzero()[0])} first; say in `mask` what was not observed"
             )
-        times = everything.timestamps
-        if times is not None and (~torch.isfinite(times) & read.any(-1)).any():
+        observed, times = read.any(-1), everything.timestamps
+        if (empty := ~observed.any(1)).any():
+            raise DataError(f"sequence {int(empty.nonzero()[0])} has no observed step; leave it out, or give it one")
+        if times is not None and (~torch.isfinite(times) & observed).any():
             raise DataError("timestamps hold NaN or infinite values; choose a smaller time_scale, or mend them")
+        if times is not None:
+            latest = torch.where(observed, times.double(), 0.0).clamp(min=0.0).cummax(1).values
+            if (bad := (observed & (times.double() < latest)).any(1)).any():
+                raise DataError(
+                    "timestamps must be at least 0 and must not decrease, as they do in sequence "
+                    f"{int(bad.nonzero()[0])}; sort it by time, and let time begin with it"
+                )
         self.everything = everything
 
     def __len__(self) -> int:
@@ -82,6 +90,36 @@ class Sequences(Dataset[Batch]):
         rows = torch.as_tensor(indices, device=self.everything.x.device)
         x, y, *optional = self.everything
         return Batch(x[rows], y[rows], *(None if field is None else field[rows] for field in optional))
+
+
+def _check_form(batch: Batch) -> None:
+    """Raise DataError unless all fields are tensors of the shapes and types that `Batch` says."""
+    for name, value in batch._asdict().items():
+        if not isinstance(value, Tensor) and (value is not None or name in ("x", "y")):
+            raise DataError(f"{name} must be a tensor, not {type(value).__name__}")
+    x, y, times, mask, lengths = batch
+    if x.dim() != 3 or 0 in x.shape or not x.is_floating_point():
+        raise DataError(
+            f"a split must hold sequences, x of floating-point numbers (B, L, C) with B, L, C ≥ 1; this one is "
+            f"{tuple(x.shape)} of {x.dtype}"
+        )
+    for name, value, shapes in (
+        ("timestamps", times, [x.shape[:2]]),
+        ("mask", mask, [x.shape[:2], x.shape]),
+        ("lengths", lengths, [x.shape[:1]]),
+        ("y", y, [x.shape[:1], (len(x), *y.shape[1:])]),
+    ):
+        if value is not None and value.shape not in shapes:
+            shown = " or ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
+            raise DataError(f"{name} must be {shown} to match x {tuple(x.shape)}, not {tuple(value.shape)}")
+    if mask is not None and mask.dtype != torch.bool:
+        raise DataError(f"mask must be of booleans, True where something was observed, not {mask.dtype}")
+    if times is not None and (times.is_complex() or times.dtype == torch.bool):
+        raise DataError(f"timestamps must be real numbers, not {times.dtype}")
+    if lengths is not None and (
+        lengths.dtype not in (torch.int64, torch.int32) or not 1 <= lengths.min() <= lengths.max() <= x.shape[1]
+    ):
+        raise DataError(f"lengths must be whole numbers from 1 to {x.shape[1]}, not {lengths.tolist()}"[:300])
 
 
 def _read(batch: Batch) -> Tensor:
@@ -154,18 +192,26 @@ class Splits(NamedTuple):
     scaling: Scaling | None = None
 
     def check(self) -> None:
-        """Raise DataError unless targets are (B,) classes where there are classes, and (B, M) numbers where not."""
+        """Raise DataError unless sequences have the same channels in all splits, in float32, and targets are (B,)
+        classes where there are classes, and (B, M) numbers where not."""
         shifted = [split for shift in self.shifted.values() for split in shift]
         for split in (self.train, self.validation, self.test, *shifted, *(point.test for point in self.curve)):
-            y = split.everything.y
-            fits = (
-                (y.dim() == 1 and y.dtype == torch.int64) if self.classes else (y.dim() == 2 and y.is_floating_point())
-            )
-            if not fits:
+            (x, y, times, *_), first = split.everything, self.train.everything
+            timed = (times is None) == (first.timestamps is None)
+            if x.dtype != torch.float32 or x.shape[2] != first.x.shape[2] or not timed:
                 raise DataError(
-                    "y must be (B,) whole numbers (int64) where there are classes, and (B, M) floating-point numbers "
-                    f"where there are none, not {tuple(y.shape)} of {y.dtype}"
+                    f"all splits must have the channels of the training, {first.x.shape[2]}, in float32, and "
+                    f"timestamps if it has them; here is one with {x.shape[2]} in {x.dtype}"
                 )
+            kind = (1, torch.int64) if self.classes else (2, torch.float32)
+            fits = (y.dim(), y.dtype) == kind and 0 not in y.shape
+            if not fits or y.shape[1:] != first.y.shape[1:]:
+                raise DataError(
+                    "y must be (B,) whole numbers (int64) where there are classes, and (B, M) numbers (float32) where "
+                    f"there are none, the same M in all splits, not {tuple(y.shape)} of {y.dtype}"
+                )
+            if not torch.isfinite(y).all():
+                raise DataError("y holds NaN or infinite values, which cannot be learnt")
             if self.classes and not 0 <= y.min() <= y.max() < len(self.classes):
                 raise DataError(
                     f"y must number the {len(self.classes)} classes from 0 to {len(self.classes) - 1}; here it goes "
