@@ -456,9 +456,9 @@ def test_a_clock_that_began_long_before_the_signal_is_refused_or_right(measure):
     if isinstance(measure, LegT):
         torch.testing.assert_close(memory(signal, timestamps=clock)[0], expected, rtol=1e-6, atol=1e-6)
         return
-    for given in (clock, clock[:, :1], clock / 1e4 + 1e4):
+    for times in (clock, clock[:, :1], clock / 1e4 + 1e4):
         with pytest.raises(ValueError, match="nearly all of it would be the first sample"):
-            memory(signal[:, : given.shape[1]], timestamps=given)
+            memory(signal[:, : times.shape[1]], timestamps=times)
 
 
 # Length, precision, storage.

@@ -33,20 +33,20 @@ def configs() -> Path:
     return Path(chosen) if chosen else shipped()
 
 
-def enter(given: str | None = None) -> None:
+def enter(folder: str | None = None) -> None:
     """Take a project's configurations and modules into use, here and in every process that is started from here.
 
     Args:
-        given: The project's folder of configurations. Where None: that of the process that started this one, or
+        folder: The project's folder of configurations. Where None: that of the process that started this one, or
             `configs` in the current folder, or none.
 
     Raises:
-        ProjectError: If the folder that is given does not exist.
+        ProjectError: If the folder does not exist.
     """
-    chosen = Path(given or os.environ.get(_CHOSEN) or "configs").absolute()
+    chosen = Path(folder or os.environ.get(_CHOSEN) or "configs").absolute()
     if not chosen.is_dir():
-        if given is not None:
-            raise ProjectError(f"--config-dir={given} is no folder")
+        if folder is not None:
+            raise ProjectError(f"--config-dir={folder} is no folder")
         return
     if chosen.samefile(shipped()):
         return

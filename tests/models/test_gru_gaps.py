@@ -18,8 +18,8 @@ def test_gru_dt_is_a_gru_of_values_mask_and_gap(relative_error):
     mask = torch.rand(4, 9, 3) < 0.7
     mask[..., 0] = True
     gaps = torch.diff(times, dim=1, prepend=times[:, :1]).unsqueeze(-1) / 2
-    seen = torch.cat([torch.where(mask, x, 0.0), mask.double(), gaps], dim=-1)
-    assert relative_error(model(x, times, mask=mask), model.rnn(seen.transpose(0, 1))[0][-1]) < 1e-13
+    read = torch.cat([torch.where(mask, x, 0.0), mask.double(), gaps], dim=-1)
+    assert relative_error(model(x, times, mask=mask), model.rnn(read.transpose(0, 1))[0][-1]) < 1e-13
 
 
 def test_gru_d_without_gaps_and_decay_is_a_gru(relative_error):
@@ -45,7 +45,7 @@ def test_gru_d_is_its_equations_and_so_are_its_gradients(relative_error):
     mask[0, 0] = True
     mask[:, -1] = True
     mask[1, 2:6, 0] = False  # a long gap
-    mask[:, :, 1] |= ~mask[:, :, 0]  # something is seen at each step
+    mask[:, :, 1] |= ~mask[:, :, 0]  # something is read at each step
     with torch.no_grad():
         model.input_decay.abs_()
         model.hidden_decay.weight.abs_()
@@ -57,14 +57,14 @@ def test_gru_d_is_its_equations_and_so_are_its_gradients(relative_error):
             if k:
                 gap = (times[b, k] - times[b, k - 1]).item() / unit
                 delta = [gap + (0.0 if mask[b, k - 1, d] else delta[d]) for d in range(channels)]
-            seen = []
+            read = []
             for d in range(channels):
                 gamma = torch.exp(-torch.relu(model.input_decay[0, d] * delta[d] + model.input_decay[1, d]))
                 if mask[b, k, d]:
                     last[d] = x[b, k, d]
-                seen.append(x[b, k, d] if mask[b, k, d] else gamma * last[d])
+                read.append(x[b, k, d] if mask[b, k, d] else gamma * last[d])
             h = torch.exp(-torch.relu(model.hidden_decay(torch.tensor(delta)))) * h
-            h = model.cell(torch.cat([torch.stack(seen), mask[b, k].double()]), h)
+            h = model.cell(torch.cat([torch.stack(read), mask[b, k].double()]), h)
         states.append(h)
     expected = torch.stack(states)
     actual = model(x, times, mask=mask)

@@ -9,7 +9,7 @@ from hippo.models import ODERNN
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def seen(x):
+def with_mask(x):
     """x, and a mask that says that all of it was observed."""
     return torch.cat([x, torch.ones_like(x)], dim=-1)
 
@@ -26,7 +26,7 @@ def test_without_a_vector_field_it_is_a_gru(method, relative_error):
         model.field[2].bias.zero_()
         for target, source in zip(gru.parameters(), model.cell.parameters(), strict=True):
             target.copy_(source)
-    assert relative_error(model(x, times), gru(seen(x).transpose(0, 1))[0][-1]) < 1e-13
+    assert relative_error(model(x, times), gru(with_mask(x).transpose(0, 1))[0][-1]) < 1e-13
 
 
 @pytest.mark.parametrize(("method", "steps", "bound"), [("euler", 200, 5e-3), ("rk4", 20, 1e-8), ("dopri5", 1, 1e-5)])
@@ -38,7 +38,7 @@ def test_between_observations_a_linear_field_is_its_exponential(method, steps, b
         if k:
             gap = (times[:, k] - times[:, k - 1]) / 2
             h = torch.einsum("bij,bj->bi", torch.linalg.matrix_exp(gap[:, None, None] * model.field.weight), h)
-        h = model.cell(seen(x)[:, k], h)
+        h = model.cell(with_mask(x)[:, k], h)
     assert relative_error(model(x, times), h) < bound
 
 

@@ -324,23 +324,23 @@ def test_scales_lay_numbers_out():
 PROBE = """
 const all = (selector) => [...document.querySelectorAll(selector)];
 const shown = (selector) => all(selector).filter(element => element.checkVisibility()).length;
-const seen = {readings: shown(".reading"), rows: shown("#runs tbody tr")};
-seen.wide = document.documentElement.scrollWidth - innerWidth;
+const found = {readings: shown(".reading"), rows: shown("#runs tbody tr")};
+found.wide = document.documentElement.scrollWidth - innerWidth;
 all("input[value=last]")[0].click();
-seen.last = all(".reading").filter(element => element.checkVisibility()).map(element => element.dataset.reading);
+found.last = all(".reading").filter(element => element.checkVisibility()).map(element => element.dataset.reading);
 const sort = all("#runs thead button")[1];
 const column = () => all("#runs tbody tr").map(row => parseFloat(row.cells[1].textContent));
-sort.click(); seen.up = column(); sort.click(); seen.down = column();
-seen.sorted = all("#runs [aria-sort]").map(head => head.ariaSort);
+sort.click(); found.up = column(); sort.click(); found.down = column();
+found.sorted = all("#runs [aria-sort]").map(head => head.ariaSort);
 const box = document.getElementById("filter");
 box.value = "OWN_legs  seed1"; box.dispatchEvent(new Event("input"));
-seen.filtered = shown("#runs tbody tr"); seen.cards = shown(".setting");
-seen.count = document.getElementById("shown").value;
+found.filtered = shown("#runs tbody tr"); found.cards = shown(".setting");
+found.count = document.getElementById("shown").value;
 all("button.figure")[0].click();
-seen.open = all(":popover-open h3").map(title => title.textContent);
-seen.loaded = performance.getEntriesByType("resource").map(entry => entry.name);
+found.open = all(":popover-open h3").map(title => title.textContent);
+found.loaded = performance.getEntriesByType("resource").map(entry => entry.name);
 const probe = document.createElement("pre");
-probe.id = "probe"; probe.textContent = JSON.stringify(seen);
+probe.id = "probe"; probe.textContent = JSON.stringify(found);
 document.body.append(probe);
 </script>
 """
@@ -361,18 +361,18 @@ def test_a_browser_shows_it_switches_sorts_and_filters(table, filled, tmp_path):
     command += ["--enable-logging=stderr", "--dump-dom", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr
-    seen = json.loads(html.unescape(re.search(r'<pre id="probe">(.*?)</pre>', done.stdout)[1]))
-    assert seen["readings"] == 1
-    assert seen["last"] == ["last"]
-    assert seen["rows"] == len(filled[1]) == len(seen["up"])
-    assert seen["up"] == sorted(seen["up"])
-    assert seen["down"] == sorted(seen["down"], reverse=True)
-    assert seen["sorted"] == ["descending"]
-    assert (seen["filtered"], seen["count"]) == (2, "2 of 10 runs")
-    assert seen["cards"] == 2
-    assert seen["open"] == ["GRU, no shift"]
-    assert seen["wide"] <= 0
-    assert seen["loaded"] == []
+    found = json.loads(html.unescape(re.search(r'<pre id="probe">(.*?)</pre>', done.stdout)[1]))
+    assert found["readings"] == 1
+    assert found["last"] == ["last"]
+    assert found["rows"] == len(filled[1]) == len(found["up"])
+    assert found["up"] == sorted(found["up"])
+    assert found["down"] == sorted(found["down"], reverse=True)
+    assert found["sorted"] == ["descending"]
+    assert (found["filtered"], found["count"]) == (2, "2 of 10 runs")
+    assert found["cards"] == 2
+    assert found["open"] == ["GRU, no shift"]
+    assert found["wide"] <= 0
+    assert found["loaded"] == []
 
 
 SHORT = ("trajectories_gru", "function_approximation_memory", "digits_lagt")

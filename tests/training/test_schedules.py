@@ -63,29 +63,29 @@ def test_groups_of_parameters_keep_their_factors_at_every_step(schedule):
     optimizer = module.configure_optimizers()
     scheduler = schedule(optimizer, 20)
     assert {group["lr"] / optimizer.param_groups[0]["lr"] for group in optimizer.param_groups} != {1.0}
-    seen = set()
+    taken = set()
     for _ in range(20):
         others, plain = sorted(group["lr"] for group in optimizer.param_groups)
         assert others == pytest.approx(0.1 * plain)
         assert module.learning_rate(optimizer) == plain
-        seen.add(plain)
+        taken.add(plain)
         optimizer.step()
         scheduler.step()
-    assert len(seen) > 10
+    assert len(taken) > 10
 
 
 def test_a_schedule_that_is_asked_for_has_every_step_of_the_training(tiny, monkeypatch):
     """Total steps come from batches and epochs: the rate of each step of a run, the last one included."""
-    seen = []
+    taken = []
     before = History.on_before_optimizer_step
 
     def watched(self, trainer, pl_module, optimizer):
-        seen.append(optimizer.param_groups[0]["lr"])
+        taken.append(optimizer.param_groups[0]["lr"])
         before(self, trainer, pl_module, optimizer)
 
     monkeypatch.setattr(History, "on_before_optimizer_step", watched)
     run(tiny("scheduler=one_cycle", "+trainer.limit_train_batches=5", "trainer.max_epochs=2", "optimizer.lr=0.1"))
-    assert seen == rates(one_cycle, 10)
+    assert taken == rates(one_cycle, 10)
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])

@@ -34,13 +34,13 @@ import json, os, signal, sys, time
 from pathlib import Path
 
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-given = dict(override.split("=", 1) for override in sys.argv[1:])
-folder = Path(given["paths.outputs"], "stand_in", given["id"])
+overrides = dict(override.split("=", 1) for override in sys.argv[1:])
+folder = Path(overrides["paths.outputs"], "stand_in", overrides["id"])
 print("epoch 1/2   step 3/9, 3 s left", flush=True)
 print("epoch 1/2   train loss 1.0", flush=True)
-if given["does"] == "fail":
+if overrides["does"] == "fail":
     sys.exit("error: it was to fail")
-if given["does"] == "wait":
+if overrides["does"] == "wait":
     try:
         time.sleep(60)
     except KeyboardInterrupt:
@@ -48,8 +48,8 @@ if given["does"] == "wait":
         sys.exit(130)
 time.sleep(0.3)
 print("epoch 2/2   train loss 0.5\\nbest epoch (2): validation accuracy 1", flush=True)
-seen = {"began": time.time() - 0.3, "ended": time.time(), "threads": given["threads"]}
-(folder / "record.json").write_text(json.dumps(seen | {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}))
+record = {"began": time.time() - 0.3, "ended": time.time(), "threads": overrides["threads"]}
+(folder / "record.json").write_text(json.dumps(record | {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}))
 """
 
 
@@ -166,8 +166,8 @@ def test_one_failure_stops_nothing_and_what_is_done_is_not_repeated(tmp_path, ma
     assert failures[runs[1]].startswith("error: it was to fail (log: ")
     assert len(each) == 4
     assert (runs[3].folder / "record.json").read_text() == "{}"
-    seen = [json.loads((runs[n].folder / "record.json").read_text()) for n in (0, 2, 4)]
-    assert {record["threads"] for record in seen} == {str(max(1, sweeps.cores() // 2))}
+    written = [json.loads((runs[n].folder / "record.json").read_text()) for n in (0, 2, 4)]
+    assert {record["threads"] for record in written} == {str(max(1, sweeps.cores() // 2))}
     text = str(SweepFailed({run.command: why for run, why in failures.items()}, len(runs)))
     assert text.splitlines()[:2] == ["1 of 5 runs failed:", "  hippo train id=run-1 does=fail"]
     assert "epoch 2/2" in (runs[0].folder / "log.txt").read_text()
@@ -178,10 +178,10 @@ def test_no_more_run_at_a_time_than_asked_for_and_gpus_are_dealt_out(tmp_path, m
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     runs = [plan(tmp_path, number) for number in range(6)]
     assert side_by_side(runs, program=main) == {}
-    seen = [json.loads((run.folder / "record.json").read_text()) for run in runs]
-    assert {record["gpu"] for record in seen} == {"3", "5"}
-    for record in seen:
-        assert sum(other["began"] < record["began"] < other["ended"] for other in seen) <= 1
+    written = [json.loads((run.folder / "record.json").read_text()) for run in runs]
+    assert {record["gpu"] for record in written} == {"3", "5"}
+    for record in written:
+        assert sum(other["began"] < record["began"] < other["ended"] for other in written) <= 1
 
 
 def test_hidden_gpus_are_none(monkeypatch):

@@ -102,8 +102,8 @@ def test_an_offline_run_logs_everything_in_its_folder_and_says_how_to_upload_it(
     epochs = [row for row in logged["history"] if "validation/accuracy" in row]
     assert len(epochs) == 3
     for name in ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy", "train/learning_rate"):
-        seen = [row[name] for row in logged["history"] if name in row]
-        assert seen == pytest.approx([epoch[name] for epoch in record["history"]])
+        logged_values = [row[name] for row in logged["history"] if name in row]
+        assert logged_values == pytest.approx([epoch[name] for epoch in record["history"]])
     assert len([row for row in logged["history"] if "seconds/epoch" in row]) == 3
     assert any("curves/path" in row for row in logged["history"])
     assert any("confusion/path" in row for row in logged["history"])
@@ -163,7 +163,7 @@ def test_ctrl_c_finishes_the_run(tracked, monkeypatch):
 )
 def test_the_mode_is_online_where_logging_in_works(monkeypatch, tmp_path, answer, mode):
     """Logging in is replaced: there is no server to ask."""
-    seen = {}
+    arguments = {}
 
     class Run:
         url, dir, id = "somewhere", str(tmp_path / "files"), "x"
@@ -176,15 +176,15 @@ def test_the_mode_is_online_where_logging_in_works(monkeypatch, tmp_path, answer
 
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(tracking.wandb, "login", login)
-    monkeypatch.setattr(tracking.wandb, "init", lambda **kwargs: seen.update(kwargs) or Run())
+    monkeypatch.setattr(tracking.wandb, "init", lambda **kwargs: arguments.update(kwargs) or Run())
     monkeypatch.setattr(tracking, "Window", lambda **kwargs: kwargs)
     tracking.wandb_logger(name="n", identity="i", folder=tmp_path, settings={}, resume=True)
-    assert seen["mode"] == mode
-    assert seen["resume"] == ("allow" if mode == "online" else None)
-    assert seen["id"] == "n-i"
+    assert arguments["mode"] == mode
+    assert arguments["resume"] == ("allow" if mode == "online" else None)
+    assert arguments["id"] == "n-i"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     tracking.wandb_logger(name="n", identity="i", folder=tmp_path, settings={}, resume=False)
-    assert seen["mode"] == "disabled"
+    assert arguments["mode"] == "disabled"
 
 
 @pytest.mark.parametrize(
@@ -262,8 +262,8 @@ def test_a_csv_file_holds_the_whole_of_a_run_that_was_cut(tiny, monkeypatch):
     with (folder_of(config) / "csv" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for name in ("train/loss", "validation/accuracy"):
-        seen = [float(row[name]) for row in rows if row[name]]
-        assert seen == pytest.approx([epoch[name] for epoch in record["history"]], rel=1e-5)
+        logged_values = [float(row[name]) for row in rows if row[name]]
+        assert logged_values == pytest.approx([epoch[name] for epoch in record["history"]], rel=1e-5)
     assert record["id"] == records.identity(check(tiny()))  # what is logged is no part of what a run is
 
 
@@ -283,8 +283,8 @@ def test_tensorboard_gets_the_metrics(tiny):
     config = tiny("logger=tensorboard", "trainer.max_epochs=2")
     record = run(config)
     events = EventAccumulator(str(folder_of(config) / "tensorboard")).Reload()
-    seen = [event.value for event in events.Scalars("validation/accuracy")]
-    assert seen == pytest.approx([epoch["validation/accuracy"] for epoch in record["history"]])
+    logged_values = [event.value for event in events.Scalars("validation/accuracy")]
+    assert logged_values == pytest.approx([epoch["validation/accuracy"] for epoch in record["history"]])
 
 
 class Watch(pl.Callback):

@@ -93,7 +93,7 @@ def test_a_folder_of_runs_names_those_below_it(trained):
 
 
 @pytest.mark.parametrize(
-    ("given", "complaint"),
+    ("arguments", "complaint"),
     [
         ([np.zeros((2, 64, 2))], r"reads 1 channel\(s\), and these have 2"),
         ([np.zeros((64, 1))], r"sequence 0 is \(1,\). One sequence alone is \[x\]"),
@@ -106,9 +106,9 @@ def test_a_folder_of_runs_names_those_below_it(trained):
         ([np.zeros((2, 64, 1)), None, np.zeros((1, 64))], "mask must be one array for each of the 2 sequences, not 1"),
     ],
 )
-def test_what_the_model_cannot_take_is_said(trained, given, complaint):
+def test_what_the_model_cannot_take_is_said(trained, arguments, complaint):
     with pytest.raises(RuntimeError if "NaN" in complaint else LoadError, match=complaint):
-        hippo.load(trained).predict(*given)
+        hippo.load(trained).predict(*arguments)
 
 
 def test_a_model_of_numbers_predicts_numbers(compose, outputs):

@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: What follows the program's name; None for those of this process.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    words = ["--config-dir" if word == "-cd" else word for word in given]  # as Hydra abbreviates it
+    typed = sys.argv[1:] if arguments is None else arguments
+    words = ["--config-dir" if word == "-cd" else word for word in typed]  # as Hydra abbreviates it
     verb = _parser().parse_args(words[:1]).verb
     of_all = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     of_all.add_argument("--config-dir")

@@ -16,13 +16,13 @@ os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, where those that can b
 
 
 def main(arguments: Sequence[str]) -> None:
-    typed, given = sys.argv, [sys.argv[0], *arguments]
+    typed, mine = sys.argv, [sys.argv[0], *arguments]
 
     def train(config: DictConfig) -> float | None:
         from hippo.training.records import objective
         from hippo.training.run import run
 
-        if sys.argv is given:
+        if sys.argv is mine:
             sys.argv = typed  # by which Lightning starts further processes
         try:
             record = run(config)
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
             stop(error)
         return None if record is None else objective(record)
 
-    sys.argv = given  # where Hydra looks
+    sys.argv = mine  # where Hydra looks
     try:
         hydra.main(version_base="1.3", config_path=str(project.configs()), config_name="train")(train)()
     finally:

@@ -131,12 +131,12 @@ def _every(count: int, share: float) -> np.ndarray:
 def _scaling(batch: Batch) -> Scaling:
     """Return what standardises a split by what was observed of it; a constant channel keeps its unit."""
     steps = torch.arange(batch.x.shape[1], device="cpu")
-    seen = torch.ones_like(batch.x, dtype=torch.bool)
+    observed = torch.ones_like(batch.x, dtype=torch.bool)
     if batch.lengths is not None:
-        seen &= (steps < batch.lengths.unsqueeze(1)).unsqueeze(-1)
+        observed &= (steps < batch.lengths.unsqueeze(1)).unsqueeze(-1)
     if batch.mask is not None:
-        seen &= batch.mask if batch.mask.dim() == 3 else batch.mask.unsqueeze(-1)
-    channels = [batch.x[..., c][seen[..., c]] for c in range(batch.x.shape[2])]
+        observed &= batch.mask if batch.mask.dim() == 3 else batch.mask.unsqueeze(-1)
+    channels = [batch.x[..., c][observed[..., c]] for c in range(batch.x.shape[2])]
     for number, values in enumerate(channels):
         if not len(values):
             raise DataError(f"channel {number} is never observed in the training split; leave it out")

@@ -158,10 +158,10 @@ def _checked(raw: Batch) -> Batch:
     steps = np.arange(raw.x.shape[1])
     for k, one in enumerate(raw.x.numpy()):
         valid = steps < (raw.x.shape[1] if raw.lengths is None else int(raw.lengths[k]))
-        seen = valid[:, None] if raw.mask is None else raw.mask[k].numpy().reshape(len(steps), -1) & valid[:, None]
-        if not seen.any():
+        observed = valid[:, None] if raw.mask is None else raw.mask[k].numpy().reshape(len(steps), -1) & valid[:, None]
+        if not observed.any():
             raise ValueError(f"nothing was observed of sequence {k}; leave it out")
-        wrong = ~np.isfinite(one) & seen
+        wrong = ~np.isfinite(one) & observed
         if wrong.any():
             step, channel = np.argwhere(wrong)[0]
             raise ValueError(

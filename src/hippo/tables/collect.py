@@ -47,7 +47,9 @@ def download(project: str, folder: Path) -> None:
 
     for number, run in enumerate(wandb.Api().runs(project)):
         for file in run.files(names=["record.json"]):
-            if file.name == "record.json":  # the server's word, as the run's id is, which therefore names no folder
+            # Names come from the server: this one is compared before it is used as a path, and the run's own is not
+            # used at all.
+            if file.name == "record.json":
                 file.download(root=str(folder / str(number)), exist_ok=True)
 
 

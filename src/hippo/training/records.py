@@ -267,11 +267,12 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a record, one of an earlier schema in the form of today's. Settings that there were not yet when it was made
-    are filled in, see `ADDED`.
+    """Read a record. One that an earlier version wrote is brought into the form of this one: settings that did not
+    exist then get the value that had the same effect, see `ADDED`.
 
-    This is the one place where records are read. What it returns can be tabled, drawn and written under its own name
-    and id, whoever wrote the file; a class that it names is a word, which `hippo.training.foreign` alone may build.
+    This is the one place where records are read, and everything in a record is checked here: it is safe to put its
+    contents into tables and charts, and to use its name and id as paths, whoever wrote the file. Classes that it names
+    are not imported; `hippo.training.foreign` alone does that.
 
     Raises:
         RecordError: If the file is not a record of this schema or an earlier one; the message names it.

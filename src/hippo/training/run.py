@@ -57,11 +57,11 @@ def run(config: DictConfig) -> dict[str, Any] | None:
 
     if not is_first():
         return None if complete() else _run(values, folder)
-    if complete():  # shown where nothing can be written, too
+    if complete():  # before a lock is taken, which a folder that may only be read does not have
         return shown()
     folder.mkdir(parents=True, exist_ok=True)
-    with locks.hold(folder):  # for a second, for whoever only looks whether it is held lets go at once
-        return shown() if complete() else _run(values, folder)
+    with locks.hold(folder):
+        return shown() if complete() else _run(values, folder)  # another process may have completed it meanwhile
 
 
 def summary(record: dict[str, Any]) -> str:

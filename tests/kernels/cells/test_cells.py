@@ -202,7 +202,7 @@ def test_the_layer_is_the_frameworks_pruned_hooked_or_parametrized(used):
     torch.manual_seed(0)
     ours, theirs = GRULayer(3, D).double(), nn.GRU(3, D).double()
     theirs.load_state_dict(ours.state_dict())
-    x, seen = torch.randn(6, 4, 3, dtype=torch.float64), []
+    x, hooked = torch.randn(6, 4, 3, dtype=torch.float64), []
 
     def same():
         for one, other in zip(ours(x), theirs(x), strict=True):
@@ -211,14 +211,14 @@ def test_the_layer_is_the_frameworks_pruned_hooked_or_parametrized(used):
     same()
     assert len(used) == 1
     for layer in (ours, theirs):
-        layer.register_forward_hook(lambda *_: seen.append(_))
+        layer.register_forward_hook(lambda *_: hooked.append(_))
         nn.utils.prune.l1_unstructured(layer, "bias_ih_l0", 0.5)
     same()
     for layer in (ours, theirs):
         nn.utils.parametrize.register_parametrization(layer, "weight_hh_l0", Halved())
     same()
     assert len(used) == 3
-    assert len(seen) == 4
+    assert len(hooked) == 4
     half = torch.zeros(1, 4, D, dtype=torch.float64) + 0.5
     torch.testing.assert_close(ours(x, half)[0], theirs(x, half)[0])
 

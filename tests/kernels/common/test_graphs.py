@@ -311,13 +311,13 @@ def test_checkpoints_and_hooks_get_what_is_saved(model, monkeypatch):
 
 
 def test_threads_share_graphs(model):
-    given = batches(3, 3, 3)
-    expected = [gradients(model, model(x).square().sum()) for x in given]
+    inputs = batches(3, 3, 3)
+    expected = [gradients(model, model(x).square().sum()) for x in inputs]
     results: dict[tuple[int, int], list[torch.Tensor]] = {}
 
     def work(k):
         for turn in range(3):
-            results[k, turn] = gradients(model, model(given[k]).square().sum())
+            results[k, turn] = gradients(model, model(inputs[k]).square().sum())
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
     for thread in threads:

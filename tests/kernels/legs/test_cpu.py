@@ -41,15 +41,15 @@ def test_a_sequence_is_its_steps_and_so_are_its_gradients(order, length, batch, 
         torch.rand(shape, dtype=torch.float64) for shape in [(batch, order), (batch, length), (length, batch)]
     )
     step = step if alpha >= 0.5 else step / order  # the explicit side amplifies longer steps
-    given = [(v - 0.5).requires_grad_() for v in (c, f)]
-    state, expected = given[0], []
-    for sample, d in zip(given[1].unbind(1), step, strict=True):
+    shifted = [(v - 0.5).requires_grad_() for v in (c, f)]
+    state, expected = shifted[0], []
+    for sample, d in zip(shifted[1].unbind(1), step, strict=True):
         state = legs_step(state, sample, d, alpha)
         expected.append(state)
     expected = torch.stack(expected, 1) if every else state
-    got = cpu.sequence(*given, step, alpha, every)
+    got = cpu.sequence(*shifted, step, alpha, every)
     upstream = torch.rand_like(expected)
-    pairs = [(got, expected), *zip(*(torch.autograd.grad(v, given, upstream) for v in (got, expected)), strict=True)]
+    pairs = [(got, expected), *zip(*(torch.autograd.grad(v, shifted, upstream) for v in (got, expected)), strict=True)]
     for mine, theirs in pairs:
         assert (mine - theirs).abs().max() <= 1e-12 * theirs.abs().max()
 

@@ -150,8 +150,8 @@ def test_any_layout_and_memory_that_may_not_be_written_to():
     read_only = f.numpy().copy()
     read_only.flags.writeable = False
     with pytest.warns(UserWarning, match="not writable"):
-        given = torch.from_numpy(read_only)
-    assert torch.equal(memory.remember(given).coefficients, expected)
+        shared = torch.from_numpy(read_only)
+    assert torch.equal(memory.remember(shared).coefficients, expected)
     state = memory.remember(f[:, :50])
     before = state.coefficients.clone()
     memory.remember(f[:, 50:], state=state)

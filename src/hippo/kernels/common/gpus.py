@@ -29,6 +29,6 @@ def works(device: torch.device) -> bool:
         from hippo.kernels.common import probe
 
         probe.run(device)
-    except Exception:  # triton is missing, or has no one error for what it lacks
+    except Exception:  # Triton may be missing; a missing compiler or an unknown GPU it reports by many kinds of errors
         return False
     return True

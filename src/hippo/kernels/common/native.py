@@ -45,7 +45,7 @@ def numba() -> Any:
     """Return numba, loaded where it is first needed; None if it cannot be had."""
     try:
         import numba
-    except Exception:  # missing, or at odds with the NumPy or the machine it meets
+    except Exception:  # it is missing, or does not go with this NumPy or this machine, of which it has many errors
         return None
     return None if getattr(numba.config, "DISABLE_JIT", False) else numba
 

@@ -41,7 +41,8 @@ def gated(x: Tensor, weight: Tensor, written_x: Tensor, write: Tensor, steps: Le
 class _Gated(torch.autograd.Function):
     """x (L, B, C), weight (2D, R), written (L, B), write (D,) ↦ L hidden states (B, D).
 
-    For the backward pass a forward pass keeps what it computes; without one, the latest two steps of the first two:
+    A forward pass writes three arrays, which the backward pass reads. Where there will be none, the first two have
+    places for two steps only, which are written in turn:
         read: The rows that steps read, N coefficients, C inputs, 1, and zeros, (L · B or 2 · B, R). Those of a thread
             stand together, step by step, so that several steps are one matrix.
         gates: σ(g) and tanh(z), (L or 2, B, 2D).
@@ -60,12 +61,12 @@ class _Gated(torch.autograd.Function):
         order: int,
         recording: bool,
     ) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
+        ctx.set_materialize_grads(False)  # states that nothing depends on have the gradient None, not zeros
         ctx.steps, ctx.channels = LegSSteps(step, alpha, order), x.shape[-1]
-        keep = len(x) if recording and any(ctx.needs_input_grad) else 2
-        kept = _forward(x, weight, written, write, ctx.steps, keep)
-        ctx.save_for_backward(weight, write, *kept)
-        return kept[2][1:].unbind()
+        places = len(x) if recording and any(ctx.needs_input_grad) else 2
+        read, gates, hidden, threads = _forward(x, weight, written, write, ctx.steps, places)
+        ctx.save_for_backward(weight, write, read, gates, hidden, threads)
+        return hidden[1:].unbind()
 
     @staticmethod
     def backward(ctx: Any, *grad_hidden: Any) -> tuple[Tensor | None, ...]:
@@ -76,12 +77,12 @@ class _Gated(torch.autograd.Function):
 
 @native.opaque
 def _forward(
-    x: Tensor, weight: Tensor, written: Tensor, write: Tensor, steps: LegSSteps, keep: int
+    x: Tensor, weight: Tensor, written: Tensor, write: Tensor, steps: LegSSteps, places: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return read, gates and hidden, the first two of `keep` steps, and the number of threads."""
+    """Return read, gates and hidden, the first two with places for so many steps, and the number of threads."""
     (length, batch, _), (doubled, width), size = x.shape, weight.shape, len(write)
-    read = buffers.empty(keep * batch * width, x).view(keep * batch, width)
-    gates = buffers.empty(keep * batch * doubled, x).view(keep, batch, doubled)
+    read = buffers.empty(places * batch * width, x).view(places * batch, width)
+    gates = buffers.empty(places * batch * doubled, x).view(places, batch, doubled)
     hidden = buffers.empty((length + 1) * batch * size, x).view(length + 1, batch, size)
     hidden[0].zero_()
     shares, rule = split(batch), _step.recursion(steps.order, steps.alpha, x.dtype)
