@@ -106,9 +106,28 @@ class Sweeper(HydraSweeper):
                 results.append(result)
                 if (why := failure(result)) is not None:
                     failures[project.command(overrides)] = why
+        done = [overrides for overrides, result in zip(combinations, results, strict=True) if not failure(result)]
+        self._conclude(done)
         if failures:
             raise SweepFailed(failures, len(results))
         return results
+
+    def _conclude(self, combinations: list[list[str]]) -> None:
+        """Print a table of what runs came to, and draw it, where several have a record."""
+        from hippo.tables.sweep import write
+        from hippo.training import records
+        from hippo.training.processes import say
+        from hippo.training.sweeps import Run
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        found = []
+        for overrides in combinations:
+            run = Run.planned(overrides, self.hydra_context.config_loader.load_sweep_config(self.config, overrides))
+            if (path := run.folder / "record.json").is_file():
+                found.append((dict(override.split("=", 1) for override in overrides), records.read(path)))
+        if len(found) > 1:
+            say(write(found, Path(self.config.hydra.sweep.dir).expanduser()))
 
     def _combinations(self, arguments: list[str]) -> list[list[str]]:
         from hippo.training.config import ConfigError

@@ -64,6 +64,7 @@ class Search(Sweeper):
         """
         from hippo.files import write_atomically
         from hippo.training.config import ConfigError
+        from hippo.training.processes import say
         from hippo.training.sweeps import SweepFailed
 
         assert self.hydra_context is not None
@@ -101,6 +102,8 @@ class Search(Sweeper):
             raise SweepFailed(failures, len(study.trials))
         best = {"name": "optuna", "best_params": study.best_params, "best_value": study.best_value}
         write_atomically(folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(best)))
+        chosen = [*fixed, *(f"{key}={value}" for key, value in study.best_params.items())]
+        say(f"best of {len(study.trials)} trials, {study.best_value:.4g} in validation: {project.command(chosen)}")
 
     def _name(self, space: list[str], fixed: list[str]) -> str:
         what = [self.direction, OmegaConf.to_container(self.sampler), space, fixed]

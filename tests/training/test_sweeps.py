@@ -115,6 +115,27 @@ def test_the_grid_launches_all_combinations_and_tells_every_failure_at_the_end()
     assert launched == [(0, [*gru, lstm[0]]), (3, [lstm[1]]), (0, lstm)]
 
 
+def test_a_sweep_ends_with_its_table(tmp_path, capsys):
+    class Done:
+        def launch(self, job_overrides, initial_job_idx):
+            return [JobReturn(status=JobStatus.COMPLETED, overrides=overrides) for overrides in job_overrides]
+
+    sweeper = Sweeper()
+    sweeper.launcher = Done()
+    good = json.loads(next((ROOT / "results" / "records" / "digits_gru").glob("*-seed0.json")).read_text())
+    for seed in (0, 1):
+        folder = tmp_path / "digits_gru" / f"{good['hash']}-seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(json.dumps(good))
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        sweeper.config = hydra.compose("train", [f"paths.outputs={tmp_path}"], return_hydra_config=True)
+        sweeper.hydra_context = HydraContext(GlobalHydra.instance().config_loader(), Callback())
+        sweeper.sweep(["experiment=digits", "model=gru", "seed=0,1,2", f"paths.outputs={tmp_path}"])
+    accuracy = 100 * good["metrics"]["best"]["test"]["accuracy"]
+    assert f"| {accuracy:.4g} ({accuracy:.4g}, {accuracy:.4g})" in capsys.readouterr().out
+    assert len(list((tmp_path / "sweeps").iterdir())) == 2
+
+
 def test_a_damaged_record_fails_its_own_run_and_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "side_by_side", lambda runs, *_: {})  # they are complete already
     launcher = LocalLauncher()
@@ -288,7 +309,7 @@ def search(tmp_path):
     return search
 
 
-def test_a_search_proposes_in_batches_what_it_is_told_to_and_names_the_best(search, tmp_path):
+def test_a_search_proposes_in_batches_what_it_is_told_to_and_names_the_best(search, tmp_path, capsys):
     launched = search(Valley())
     assert [first for first, _ in launched] == [0, 4]
     trials = [dict(o.split("=") for o in overrides) for _, batch in launched for overrides in batch]
@@ -298,6 +319,7 @@ def test_a_search_proposes_in_batches_what_it_is_told_to_and_names_the_best(sear
     found = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
     values = [Valley().one([f"{k}={v}" for k, v in trial.items()]).return_value for trial in trials]
     assert found["best_value"] == max(values)
+    assert f"hippo train model=gru optimizer.lr={found['best_params']['optimizer.lr']}" in capsys.readouterr().out
     assert str(found["best_params"]["optimizer.lr"]) == trials[values.index(max(values))]["optimizer.lr"]
     assert search(Valley()) == launched  # the same seed
     assert search(Valley(), "hydra.sweeper.sampler.seed=1") != launched
