@@ -5,6 +5,7 @@ Hydra imports plugins whenever it starts, for `--help` too: what takes long to i
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
