@@ -575,7 +575,7 @@ def test_mistakes_end_train_py_with_one_sentence_and_no_folder(tmp_path):
 def test_help_shows_what_can_be_chosen():
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for words in (
-        "dataset: character_trajectories, digits, ",
+        "dataset: arrays, character_trajectories, digits, ",
         "scheduler: cosine, none, one_cycle",
         "model: chebyshev, exprnn, ",
         "pmnist_legs",
