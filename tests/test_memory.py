@@ -932,6 +932,17 @@ def test_a_route_raises_what_the_call_would():
             memory.route(**arguments)
 
 
+@pytest.mark.parametrize("length", [9, 90])
+@every_kind
+def test_the_host_looks_at_no_value_elsewhere_than_on_a_cpu(measure, discretization, length):
+    """Tensors of this device have none, and asking for one is an error; on a GPU the host would wait."""
+    memory, signal = HiPPO(measure, 8, discretization), torch.empty(2, length, 3, device="meta")
+    coefficients, state = memory(signal)
+    assert coefficients.shape == (2, length, 3, 8)
+    state = memory.step(signal[:, 0], state=memory.remember(signal, state=state))
+    assert state.coefficients.shape == (2, 3, 8)
+
+
 @pytest.mark.parametrize("form", ["scan", "convolution"])
 def test_a_form_that_is_asked_for_is_the_route(called, form):
     memory, signal = HiPPO(LegT(20.0), 8), torch.randn(2, 9)

@@ -15,6 +15,7 @@ from hippo.measures import Measure
 from hippo.routes import Form, Route, Signal
 from hippo.steps import Law
 from hippo.transitions import Transition
+from hippo.values import may_look
 
 
 class State(NamedTuple):
@@ -100,7 +101,8 @@ class HiPPO(nn.Module):
 
         Raises:
             ValueError: If shapes disagree, the signal is empty, not floating-point or not finite, or timestamps
-                decrease, are negative or not finite, or the form is not one that this memory has.
+                decrease, are negative or not finite, or the form is not one that this memory has. On a GPU nobody looks
+                whether the signal is finite, for which the host would wait each time.
         """
         whole = self._begin(signal, timestamps, state)
         route = routes.choose(self._law, whole, last=False, form=form)
@@ -168,8 +170,8 @@ class HiPPO(nn.Module):
         c, law, times = state.coefficients, self._law, schedule.following(state.time, timestamps)
         if times is None or c.shape != (*f.shape, self.order) or (c.dtype, c.device) != (f.dtype, f.device):
             return None
-        largest = routes.LARGEST[f.dtype]
-        if not (abs(f.item()) < largest if f.numel() == 1 else (f.abs() < largest).all()):
+        largest = routes.LARGEST.get(f.dtype, 0.0)
+        if may_look(f) and not (abs(f.item()) < largest if f.numel() == 1 else (f.abs() < largest).all()):
             return None
         since, now = times
         if law.linear_time:

@@ -44,15 +44,21 @@ def regular(length: int, since: Tensor | float | None, origin: int, device: torc
     return schedule if times.dim() == 1 else _shared(schedule, since)
 
 
-def timed(timestamps: Tensor, since: Tensor | float | None) -> Schedule:
+def timed(timestamps: Tensor, since: Tensor | float | None, share: bool = True) -> Schedule:
     """Return the times of steps that have timestamps (B, L), after a sample at `since`, a number, (B,) or None.
+
+    Args:
+        timestamps: (B, L).
+        since: Time of the latest sample before them.
+        share: Whether to look if all samples of the batch have the same times.
 
     Raises:
         ValueError: If timestamps decrease, are negative or not finite.
     """
     times = timestamps.detach().to(torch.float64).mT
     check_timestamps(times, _previous(times, since))
-    return _shared(_after(times, since), since)
+    schedule = _after(times, since)
+    return _shared(schedule, since) if share else schedule
 
 
 def relative_steps(gaps: Tensor, times: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from hippo.kernels.gated import LegSSteps, LTIStep, Step
 from hippo.measures import LegS, Measure
 from hippo.schedule import Schedule
 from hippo.transitions import Filling
+from hippo.values import may_look
 
 _NUMBERS = 2**20  # of matrices that are computed in one go
 
@@ -42,7 +43,8 @@ class Law(NamedTuple):
         """Return the times of L steps after a sample at `since`, a number, (B,) or None."""
         if timestamps is None:
             return schedule.regular(length, since, self.origin, device)
-        return schedule.timed(timestamps, since)
+        # LegS's steps cost O(N) with times of their own as well: on a GPU the host need not wait to find out.
+        return schedule.timed(timestamps, since, share=may_look(timestamps) or not self.linear_time)
 
 
 def each(

@@ -1,5 +1,6 @@
 """What every model promises, whatever it is."""
 
+import contextlib
 import math
 from functools import partial
 
@@ -389,3 +390,14 @@ def test_models_that_cannot_tell_channels_apart_refuse_a_mask_of_them(name):
 def test_sizes_below_one_are_refused(family, sizes, name):
     with pytest.raises(ValueError, match=name):
         family(*sizes)
+
+
+# The GRU asks how this device casts, which fails; torchcde looks at times.
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("gru", "neural-cde")])
+def test_the_host_looks_at_no_value_elsewhere_than_on_a_cpu(family, monkeypatch):
+    """Tensors of this device have none, and asking for one is an error; on a GPU the host would wait."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # it does not know the device
+    model = FAMILIES[family](3, 4).to("meta")
+    if model.needs_timestamps:
+        pytest.skip("their order is looked at on every device")
+    assert model(torch.empty(2, 9, 3, device="meta")).shape == (2, 4)
