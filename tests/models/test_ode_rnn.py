@@ -64,6 +64,11 @@ def test_the_adjoint_gives_the_gradients_of_a_solution_that_is_fine_enough(relat
         assert relative_error(adjoint, exact) < 1e-7
 
 
+def test_steps_without_an_end_are_refused():
+    with pytest.raises(ValueError, match="steps must be at most 250, not 251"):
+        ODERNN(1, 4, method="rk4", steps=251)
+
+
 def test_what_is_no_solver_is_refused():
     with pytest.raises(ValueError, match="unknown method 'runge'; choose from"):
         ODERNN(1, 4, method="runge")

@@ -50,7 +50,7 @@ class NeuralCDE(SequenceModel):
         super().__init__(input_size, hidden_size)
         positive(field_size=field_size, field_depth=field_depth, steps=steps)
         positive_time(unit=unit)
-        check_method(method)
+        check_method(method, steps)
         self.start = nn.Linear(input_size + 1, hidden_size)
         self.field: nn.Module = Field(input_size + 1, hidden_size, field_size, field_depth)
         self.unit = unit

@@ -50,7 +50,7 @@ class ODERNN(SequenceModel):
         field_size = hidden_size if field_size is None else field_size
         positive(field_size=field_size, steps=steps)
         positive_time(unit=unit)
-        check_method(method)
+        check_method(method, steps)
         self.field = nn.Sequential(nn.Linear(hidden_size, field_size), nn.Tanh(), nn.Linear(field_size, hidden_size))
         self.cell = nn.GRUCell(2 * input_size, hidden_size)
         self.unit = unit

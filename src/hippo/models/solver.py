@@ -10,6 +10,7 @@ from torch import Tensor
 from hippo.errors import UserError
 
 MOST = 1000  # evaluations in a gap between two samples, forward and back: rk4 with a hundred steps takes 400
+MOST_STEPS = MOST // 4
 
 
 class SolverFailed(UserError, RuntimeError):
@@ -60,8 +61,10 @@ def refuse_export() -> None:
         raise ValueError("torch.export cannot follow torchdiffeq and torchcde, which look at values as they go")
 
 
-def check_method(method: str) -> None:
-    """Raise ValueError unless torchdiffeq has this solver, and gradients through it."""
+def check_method(method: str, steps: int) -> None:
+    """Raise ValueError unless torchdiffeq has this solver, and gradients through it, and its steps come to an end."""
+    if steps > MOST_STEPS:
+        raise ValueError(f"steps must be at most {MOST_STEPS}, not {steps}")
     try:
         if method == "scipy_solver":
             raise ValueError("It has no gradients.")
