@@ -141,11 +141,11 @@ def test_the_figures_of_a_table_are_those_of_its_records(table, filled):
                     seeds = len(entry.ours.values)
                     expected += " 3 seeds" if seeds == 3 else f" {seeds} of 3 seeds"
                 if entry.reported:
-                    expected += f" paper {entry.reported[0]:.1f} {MARKS[entry.reported[1]]}".rstrip()
+                    expected += f" reported {entry.reported[0]:.1f} {MARKS[entry.reported[1]]}".rstrip()
                 if entry.difference is not None:
                     expected += f" , {entry.difference:+.1f}".replace("-", "−")
                 assert text == expected, (row, column, reading)
-        assert [text.partition(" paper")[0] for texts in rows for text in texts[1:]].count("missing") == 2
+        assert [text.partition(" reported")[0] for texts in rows for text in texts[1:]].count("missing") == 2
     assert len({str(page.tables[reading]) for reading in READINGS}) == len(READINGS)
 
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from hippo.tables.collect import collect, read_all
 from hippo.tables.render import as_csv, entries, latex, legend, markdown, quantities, write_table
 from hippo.tables.statistics import summarize
-from hippo.tables.table import READINGS, Row, Table, cells, read_table, score
+from hippo.tables.table import READINGS, Column, Row, Table, cells, read_table, score
 from hippo.training import records
 from hippo.training.config import ConfigError
 
@@ -145,8 +145,8 @@ def test_missing_runs_are_shown_as_missing(table, filled):
     gru, legs = lines[2:]
     assert re.fullmatch(
         r"\| GRU \| \*\*91\.0\*\* \[88\.5, 93\.5\] \(3\) "
-        r"\| \*\*70\.0\*\* \[45\.2, 94\.8\] \(3\)<br>paper 50\.0‡, \+20\.0 "
-        r"\| \*\*90\.5\*\* \(2 of 3\)<br>paper 12\.5, \+78\.0 \|",
+        r"\| \*\*70\.0\*\* \[45\.2, 94\.8\] \(3\)<br>reported 50\.0‡, \+20\.0 "
+        r"\| \*\*90\.5\*\* \(2 of 3\)<br>reported 12\.5, \+78\.0 \|",
         gru,
     )
     assert legs == "| LegS | missing | missing | missing |"
@@ -170,10 +170,10 @@ def test_a_table_may_show_errors_and_speeds(table):
             found[run.name, run.id]["samples_per_second"] = speed
     shown = entries(table, filled, found)
     assert markdown(table, shown)[2:] == [
-        "| legs | **0.016** (1)<br>paper 0.020†, -0.004 | **9,400,000** (1)<br>paper 470,000†, × 20 |",
+        "| legs | **0.016** (1)<br>reported 0.020†, -0.004 | **9,400,000** (1)<br>reported 470,000†, × 20 |",
         "| gru | 0.250 (1) | missing |",
     ]
-    assert "\\textbf{0.016} (0.020$^\\dagger$)" in latex(table, shown)
+    assert "\\textbf{0.016} {\\scriptsize $n=1$} (0.020$^\\dagger$)" in latex(table, shown)
     assert quantities(table).endswith(
         "the mean squared error where numbers are predicted, or samples a second, of one sequence by itself"
     )
@@ -204,7 +204,7 @@ def test_what_is_not_committed_is_marked_in_every_form(table, filled):
     by_reading = {reading: entries(table, cells, found, reading) for reading in READINGS}
     shown = by_reading["best"]
     assert "(3) †uncommitted |" in markdown(table, shown)[2]
-    assert "\\textbf{91.0} {\\scriptsize [88.5, 93.5]}$^{\\dagger\\mathrm{uncommitted}}$" in latex(table, shown)
+    assert "\\textbf{91.0} {\\scriptsize [88.5, 93.5], $n=3$}$^{\\dagger\\mathrm{uncommitted}}$" in latex(table, shown)
     rows = list(csv.DictReader(io.StringIO(as_csv(table, by_reading))))
     assert {row["uncommitted"] for row in rows if row["row"] == "GRU" and row["column"] == "no shift"} == {"1"}
     assert {row["uncommitted"] for row in rows if row["row"] == "LegS"} == {"0"}
@@ -213,7 +213,7 @@ def test_what_is_not_committed_is_marked_in_every_form(table, filled):
 def test_latex_is_balanced_and_escaped(table, filled):
     text = latex(table, entries(table, *filled))
     assert "slow, 50 \\%" in text
-    assert "\\textbf{70.0} {\\scriptsize [45.2, 94.8]} (50.0$^\\ddagger$)" in text
+    assert "\\textbf{70.0} {\\scriptsize [45.2, 94.8], $n=3$} (50.0$^\\ddagger$)" in text
     assert text.count("{") == text.count("}")
     row = table.rows["gru"].model_copy(update={"label": "\\input{x}$#~^"})
     hostile = table.model_copy(update={"rows": {"gru": row}})
@@ -389,3 +389,25 @@ def test_collecting_copies_what_is_fit_and_says_what_is_not(tmp_path):
     assert kept | {"history": good["history"]} == good
     assert (tmp_path / "results" / "records" / good["name"] / f"{good['id']}.svg").is_file()
     assert len(list(collect([tmp_path / "outputs"], tmp_path / "results"))) == 1  # nothing new but what is left out
+
+
+def test_a_table_of_ones_own_has_no_word_on_the_literature():
+    spec = {key: value for key, value in SPEC.items() if key != "source"}
+    with pytest.raises(ValueError, match="source: it has to say where the reported figures come from"):
+        Table.model_validate(spec)
+    rows = {name: {k: v for k, v in row.items() if k != "reported"} for name, row in spec["rows"].items()}
+    words = " ".join(legend(Table.model_validate(spec | {"rows": rows})))
+    assert "the number of seeds." in words
+    assert "†" not in words
+    assert "None" not in words
+
+
+def test_columns_show_more_than_what_a_test_came_to():
+    record = {
+        "parameters": 1200,
+        "seconds": 90.0,
+        "metrics": {"best": {"validation": {"loss": 0.4, "accuracy": 0.8}, "test": {"loss": 0.5, "accuracy": 0.7}}},
+    }
+    expected = {"validation_accuracy": 80, "validation_loss": 0.4, "parameters": 1200, "minutes": 1.5, "loss": 0.5}
+    for metric, value in expected.items():
+        assert score(record, Column(label="x", metric=metric)) == value

@@ -17,7 +17,10 @@ _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "{}#$%&_"}
     | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "→": "$\\to$"}
 )
-MEANING = "† read in a third-party note that cites the paper; ‡ recalled, not checked against it."
+MEANINGS = {
+    "third-hand": "† read in a third-party note that cites it",
+    "recalled": "‡ recalled, not checked",
+}
 
 
 class Entry(NamedTuple):
@@ -129,11 +132,19 @@ def legend(table: Table) -> list[str]:
 
 def explanation(table: Table) -> str:
     """Return what the cells of a table show, in sentences."""
+    means = f"In each cell: {quantities(table)}, the mean over seeds; its 95 % interval (Student's t) where there are\n"
+    if not table.standings:
+        return f"{means}three seeds or more; and the number of seeds."
     return (
-        f"In each cell: {quantities(table)}, the mean over seeds; its 95 % interval (Student's t) where there are\n"
-        "three seeds or more; the number of seeds; beneath,\n"
-        f"the figure of {table.source}, and {comparison(table)}. {MEANING}"
+        f"{means}three seeds or more; the number of seeds; beneath,\n"
+        f"the figure of {table.source}, and {comparison(table)}.{meaning(table)}"
     )
+
+
+def meaning(table: Table) -> str:
+    """Return what the marks at reported figures mean, of those that there are; it begins with a space."""
+    used = [text for standing, text in MEANINGS.items() if standing in table.standings]
+    return f" {'; '.join(used)}." if used else ""
 
 
 def quantities(table: Table) -> str:
@@ -167,8 +178,10 @@ def markdown(table: Table, shown: Mapping[tuple[str, str], Entry]) -> list[str]:
 def latex(table: Table, shown: Mapping[tuple[str, str], Entry]) -> str:
     """Return a LaTeX table for the booktabs package; reported figures in parentheses."""
     heads = " & ".join(["", *(_escape(column.label) for column in table.columns.values())])
+    reported = f"; in parentheses: {table.source}.{meaning(table)}" if table.standings else ""
     lines = [
-        f"% {table.title}; in parentheses: {table.source}. {MEANING}",
+        f"% {table.title}; the mean over n seeds, and in brackets its 95 % interval, or the seeds where they are two"
+        f"{reported}",
         f"\\begin{{tabular}}{{l{'c' * len(table.columns)}}}",
     ]
     lines += ["\\toprule", f"{heads} \\\\", "\\midrule"]
@@ -180,8 +193,8 @@ def latex(table: Table, shown: Mapping[tuple[str, str], Entry]) -> str:
             if entry.ours:
                 text = entry.metric.show(entry.ours.mean)
                 text = f"\\textbf{{{text}}}" if text == best(table, shown, column) else text
-                if entry.ours.interval:
-                    text += f" {{\\scriptsize [{interval(entry)}]}}"
+                bounds = interval(entry) or (seeds(entry) if len(entry.ours.values) > 1 else "")
+                text += f" {{\\scriptsize {f'[{bounds}], ' if bounds else ''}$n={len(entry.ours.values)}$}}"
                 if entry.uncommitted:
                     text += "$^{\\dagger\\mathrm{uncommitted}}$"
             if entry.reported:
@@ -234,6 +247,11 @@ def interval(entry: Entry) -> str:
     return ", ".join(entry.metric.show(bound) for bound in (entry.ours.interval if entry.ours else None) or ())
 
 
+def seeds(entry: Entry) -> str:
+    """Return the seeds' own figures, as they are printed."""
+    return ", ".join(entry.metric.show(value) for value in (entry.ours.values if entry.ours else ()))
+
+
 def _ours(entry: Entry, best_mean: str) -> str:
     if entry.ours is None:
         return "missing" if entry.runs else ""
@@ -253,7 +271,7 @@ def _theirs(entry: Entry) -> str:
         return ""
     figure, standing = entry.reported
     difference = "" if entry.compared is None else f", {entry.compared}"
-    return f"paper {entry.metric.show(figure)}{MARKS[standing]}{difference}"
+    return f"reported {entry.metric.show(figure)}{MARKS[standing]}{difference}"
 
 
 def _escape(text: str) -> str:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from hippo.files import write_atomically
 from hippo.tables.charts import Chart, chart, matrix
 from hippo.tables.describe import commit, hardware, link, mark, rate, result, what
-from hippo.tables.render import MARKS, MEANING, Entry, best, comparison, entries, interval, quantities
+from hippo.tables.render import MARKS, Entry, best, comparison, entries, interval, meaning, quantities
 from hippo.tables.statistics import Summary, summarize
 from hippo.tables.table import READINGS, Cell, Panel, Table, along_curve, score
 from hippo.training.sources import MARK
@@ -104,7 +104,7 @@ def report(tables: Mapping[str, tuple[Table, list[Cell]]], found: Records) -> st
         quantities=quantities,
         comparison=comparison,
         marks=MARKS,
-        legend=MEANING,
+        meaning=meaning,
         colors=COLORS,
     )
 

@@ -51,6 +51,10 @@ class Metric(NamedTuple):
 METRICS = {
     "accuracy": Metric("test accuracy in per cent", ".1f", max),
     "loss": Metric("test loss, which is the mean squared error where numbers are predicted", ".3f", min),
+    "validation_accuracy": Metric("validation accuracy in per cent", ".1f", max),
+    "validation_loss": Metric("validation loss", ".3f", min),
+    "parameters": Metric("parameters that are learnt", ",.0f", min, relative=True),
+    "minutes": Metric("minutes of training", ".1f", min, relative=True),
     "speed": Metric("samples a second, of one sequence by itself", ",.0f", max, relative=True),
 }
 
@@ -102,7 +106,9 @@ class Column(_Strict):
     """
 
     label: Line
-    metric: Literal["accuracy", "loss", "speed"] = "accuracy"
+    metric: Literal["accuracy", "loss", "validation_accuracy", "validation_loss", "parameters", "minutes", "speed"] = (
+        "accuracy"
+    )
     overrides: Overrides | None = None
     timed: bool = False
     shift: str | None = None
@@ -155,7 +161,7 @@ class Table(_Strict):
 
     Attributes:
         title: Its heading.
-        source: Where the reported figures come from.
+        source: Where the reported figures come from; needed where there are any.
         seeds: Seeds of every cell.
         columns: By name.
         rows: By name.
@@ -164,7 +170,7 @@ class Table(_Strict):
     """
 
     title: Line
-    source: Line
+    source: Line | None = None
     seeds: list[Seed]
     columns: dict[Line, Column]
     rows: dict[Line, Row]
@@ -182,12 +188,19 @@ class Table(_Strict):
         shifted = any(column.shift for column in self.columns.values())
         return {reading: meaning for reading, meaning in READINGS.items() if shifted or reading != "best@shift"}
 
+    @property
+    def standings(self) -> set[str]:
+        """How far its reported figures were checked; nothing where there are none."""
+        return {standing for row in self.rows.values() for _, standing in row.reported.values()}
+
     @pydantic.model_validator(mode="after")
     def _columns_exist(self) -> "Table":
         named = [(f"rows.{name}.reported", column) for name, row in self.rows.items() for column in row.reported]
         for where, column in [*named, *(("figure", panel.column) for panel in self.figure)]:
             if column not in self.columns:
                 raise ValueError(f"{where}: there is no column {column}")
+        if self.source is None and self.standings:
+            raise ValueError("source: it has to say where the reported figures come from")
         for name, row in self.rows.items():
             if row.variant_of is not None and (row.variant_of not in self.rows or self.rows[row.variant_of].variant_of):
                 raise ValueError(f"rows.{name}.variant_of: there is no row {row.variant_of}, or it is a variant itself")
@@ -337,8 +350,13 @@ def score(record: dict[str, Any], column: Column, reading: str = "best") -> floa
         return None
     if column.metric == "speed":
         return record.get("samples_per_second")
-    value = metrics["test"].get(column.metric)
-    return 100 * value if column.metric == "accuracy" and value is not None else value
+    if column.metric == "parameters":
+        return record["parameters"]
+    if column.metric == "minutes":
+        return record["seconds"] / 60
+    name = column.metric.removeprefix("validation_")
+    value = metrics["test" if name == column.metric else "validation"].get(name)
+    return 100 * value if name == "accuracy" and value is not None else value
 
 
 def along_curve(record: dict[str, Any], kind: str) -> dict[float, float]:
