@@ -3,6 +3,7 @@
 python scripts/reconstruct.py                                        # LegS, on noise without high frequencies
 python scripts/reconstruct.py chirp --measure legt --window 800      # a window that slides
 python scripts/reconstruct.py song.wav --order 512 --out song.png    # a sound, or a column of numbers in a CSV file
+python scripts/reconstruct.py log.csv --timestamps 0 --column 1      # samples at irregular times
 python scripts/reconstruct.py --animation memory.gif
 """
 
@@ -58,25 +59,31 @@ SIGNALS = {"noise": noise, "chirp": chirp, "steps": steps}
 KNOWN = f"{', '.join(SIGNALS)}, or a .wav or .csv file"
 
 
-def read(path: Path, column: int) -> Tensor:
-    """Return the samples of a WAV file, its channels averaged, or of a column of a CSV file, standardised.
+def read(path: Path, column: int, timestamps: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return the samples of a WAV file, its channels averaged, or of a column of a CSV file, standardised; and the time
+    that has passed after each: the number of samples, or, from a column of timestamps, time since the first one, before
+    which as much has passed as after it.
 
     Raises:
-        ValueError: If there is no such file, it cannot be read, or does not hold at least two finite numbers.
+        ValueError: If there is no such file, it cannot be read, does not hold at least two finite numbers, or time runs
+            backwards.
     """
     try:
         if path.suffix.lower() == ".wav":
             from scipy.io import wavfile
 
+            if timestamps is not None:
+                raise ValueError("a sound has no column of timestamps")
             values = np.asarray(wavfile.read(path)[1], dtype=np.float64)
-            values = values.mean(axis=1) if values.ndim == 2 else values
+            values, clock = values.mean(axis=1) if values.ndim == 2 else values, None
         else:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
             if not lines:
                 raise ValueError("it is empty")
-            values = np.genfromtxt(lines, delimiter=",", ndmin=2)[:, column]
+            table = np.genfromtxt(lines, delimiter=",", ndmin=2)
             name = lines[0].split(",")[column].strip()
-            values = values[1:] if np.isnan(values[0]) and name.lower() not in ("", "nan") else values
+            table = table[1:] if np.isnan(table[0, column]) and name.lower() not in ("", "nan") else table
+            values, clock = table[:, column], None if timestamps is None else table[:, timestamps]
     except (OSError, ValueError, IndexError, ZeroDivisionError, struct.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if len(values) < 2 or not np.isfinite(values).all():
@@ -84,14 +91,26 @@ def read(path: Path, column: int) -> Tensor:
         what = f"sample {wrong[0]} is no finite number" if len(wrong) else f"{len(values)} samples are too few"
         raise ValueError(f"{path}: {what}")
     signal = torch.from_numpy(values)
-    return (signal - signal.mean()) / signal.std().clamp(min=torch.finfo(torch.float64).tiny)
+    signal = (signal - signal.mean()) / signal.std().clamp(min=torch.finfo(torch.float64).tiny)
+    if clock is None:
+        return signal, counted(len(signal))
+    if not np.isfinite(clock).all() or not (np.diff(clock) > 0).all():
+        raise ValueError(f"{path}: timestamps must be finite and rise from sample to sample; sort the lines by time")
+    return signal, torch.from_numpy(clock - 2 * clock[0] + clock[1])
 
 
-def remembered(memory: HiPPO, signal: Tensor, moments: list[int]) -> Tensor:
+def counted(length: int) -> Tensor:
+    """Return the time after each sample where time counts samples, (length,)."""
+    return torch.arange(1, length + 1, dtype=torch.float64)
+
+
+def remembered(memory: HiPPO, signal: Tensor, clock: Tensor, moments: list[int]) -> Tensor:
     """Return the coefficients (M, N) after so many samples each, in ascending order."""
     state, before, found = None, 0, []
+    timed = not torch.equal(clock, counted(len(clock)))
     for moment in tqdm(moments, desc="remembering", unit="moment", leave=False):
-        state = memory.remember(signal[None, before:moment], state=state)
+        times = clock[None, before:moment] if timed else None
+        state = memory.remember(signal[None, before:moment], times, state=state)
         before = moment
         found.append(state.coefficients[0])
     return torch.stack(found)
@@ -103,13 +122,14 @@ class Drawing:
     Args:
         axes: Where.
         signal: (L,).
+        clock: The time after each sample, (L,).
         memory: The memory.
     """
 
-    def __init__(self, axes: Axes, signal: Tensor, memory: HiPPO) -> None:
-        self.axes, self.signal, self.memory = axes, signal, memory
+    def __init__(self, axes: Axes, signal: Tensor, clock: Tensor, memory: HiPPO) -> None:
+        self.axes, self.signal, self.clock, self.memory = axes, signal, clock, memory
         samples = np.linspace(0, len(signal) - 1, min(len(signal), 4000)).astype(int)  # as many as can be seen
-        axes.plot(samples, signal[samples], color="0.85", lw=3)
+        axes.plot(clock[samples], signal[samples], color="0.85", lw=3)
         (self.past,) = axes.plot([], [], color="0.6", lw=3, label="signal so far")
         (self.read,) = axes.plot([], [], color="tab:red", lw=1.3, label=f"read back from {memory.order} numbers")
         self.now = axes.axvline(0, color="0.3", lw=0.8, ls=":")
@@ -119,39 +139,40 @@ class Drawing:
         axes.set_yticks([])
 
     def show(self, now: int, coefficients: Tensor) -> None:
-        """Draw the moment after `now` samples. Sample k stands for the time from k to k + 1."""
-        oldest, newest = self.memory.measure.window(float(now))
+        """Draw the moment after `now` samples. A sample stands for the time since the one before."""
+        present = float(self.clock[now - 1])
+        oldest, newest = self.memory.measure.window(present)
         times = torch.linspace(max(oldest, 0.0), newest, 2000, dtype=torch.float64)
         times = times.clamp(math.nextafter(oldest, math.inf), math.nextafter(newest, -math.inf))
-        read = self.memory.reconstruct(coefficients, times, now=float(now))
-        truth = self.signal[times.long().clamp(max=now - 1)]
+        read = self.memory.reconstruct(coefficients, times, now=present)
+        truth = self.signal[torch.searchsorted(self.clock, times).clamp(max=now - 1)]
         error = (read - truth).square().mean().sqrt() / (self.signal.std() or 1)
         self.past.set_data(times, truth)
         self.read.set_data(times, read)
-        self.now.set_xdata([now, now])
+        self.now.set_xdata([present, present])
         self.axes.set_title(f"after {now:,} samples: {100 * error:.1f} % RMS error", loc="left", fontsize=10)
 
 
-def picture(memory: HiPPO, signal: Tensor, path: Path) -> None:
+def picture(memory: HiPPO, signal: Tensor, clock: Tensor, path: Path) -> None:
     """Draw a quarter, a half, and all of a signal."""
     moments = sorted({max(len(signal) * part // 4, 1) for part in (1, 2, 4)})
     figure = Figure(figsize=(9, 5), layout="constrained")
     grid = figure.subplots(len(moments), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, moment, coefficients in zip(grid, moments, remembered(memory, signal, moments), strict=True):
-        Drawing(axes, signal, memory).show(moment, coefficients)
-    grid[-1].set_xlabel("sample")
+    for axes, moment, coefficients in zip(grid, moments, remembered(memory, signal, clock, moments), strict=True):
+        Drawing(axes, signal, clock, memory).show(moment, coefficients)
+    grid[-1].set_xlabel("sample" if torch.equal(clock, counted(len(clock))) else "time")
     grid[0].legend(frameon=False, ncols=2, loc="upper right", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
-def animation(memory: HiPPO, signal: Tensor, path: Path, frames: int) -> None:
+def animation(memory: HiPPO, signal: Tensor, clock: Tensor, path: Path, frames: int) -> None:
     """Draw the memory as the signal passes: GIF, or what ffmpeg writes, by the name of the file."""
     moments = sorted({max(len(signal) * (k + 1) // frames, 1) for k in range(frames)})
-    coefficients = remembered(memory, signal, moments)
+    coefficients = remembered(memory, signal, clock, moments)
     figure = Figure(figsize=(7, 4), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=[3, 1])
-    drawing = Drawing(top, signal, memory)
+    drawing = Drawing(top, signal, clock, memory)
     top.legend(frameon=False, ncols=2, loc="lower right", fontsize=9)
     bars = bottom.bar(range(memory.order), coefficients[0].numpy(), color="tab:red", width=1)
     bottom.set_ylim(coefficients.min().item() - 1e-9, coefficients.max().item() + 1e-9)
@@ -178,11 +199,17 @@ def main() -> None:
         "signal", nargs="?", default="noise", help=f"{', '.join(SIGNALS)}, or a .wav or .csv file (noise)"
     )
     parser.add_argument("--column", type=int, default=0, help="of a CSV file, from 0 (0)")
+    parser.add_argument("--timestamps", type=int, metavar="COLUMN", help="of a CSV file that says when each sample was")
     parser.add_argument("--length", type=int, default=4000, help="samples of a built-in signal (4000)")
     parser.add_argument("--cycles", type=int, default=16, help="its highest frequency, in periods per length (16)")
     parser.add_argument("--seed", type=int, default=1, help="of a built-in signal that is random (1)")
     parser.add_argument("--measure", choices=MEASURES, default="legs", help="what is remembered (legs)")
-    parser.add_argument("--window", type=float, default=1000, help="of a measure that slides, in samples (1000)")
+    parser.add_argument(
+        "--window",
+        type=float,
+        default=1000,
+        help="of what slides, in samples or as timestamps (1000)",
+    )
     parser.add_argument("--order", type=int, default=64, help="numbers in the memory (64)")
     parser.add_argument("--out", type=Path, help="the picture (results/figures/reconstruction.png)")
     parser.add_argument("--animation", type=Path, metavar="FILE", help="draw an animation instead, a .gif or .mp4")
@@ -194,17 +221,19 @@ def main() -> None:
         if args.signal in SIGNALS:
             if args.length < 2 or args.cycles < 1:
                 raise ValueError("--length must be at least 2, --cycles at least 1")
-            signal = SIGNALS[args.signal](args.length, args.cycles, args.seed)
+            if args.timestamps is not None:
+                raise ValueError("--timestamps is for a .csv file")
+            signal, clock = SIGNALS[args.signal](args.length, args.cycles, args.seed), counted(args.length)
         elif Path(args.signal).suffix.lower() in (".wav", ".csv"):
-            signal = read(Path(args.signal), args.column)
+            signal, clock = read(Path(args.signal), args.column, args.timestamps)
         else:
             raise ValueError(f"there is no signal {args.signal}; choose {KNOWN}")
         memory = HiPPO(MEASURES[args.measure](args.window), args.order)
         if args.animation:
-            animation(memory, signal, args.animation, args.frames)
+            animation(memory, signal, clock, args.animation, args.frames)
         path = args.out or (None if args.animation else Path("results/figures/reconstruction.png"))
         if path:
-            picture(memory, signal, path)
+            picture(memory, signal, clock, path)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print("\n".join(str(path) for path in (args.animation, path) if path))

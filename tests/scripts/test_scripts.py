@@ -1,6 +1,7 @@
 """Each script does its one thing."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -67,6 +68,21 @@ def test_reconstruct_reads_files_and_draws_an_animation(script, tmp_path):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     script("reconstruct", tmp_path / "sound.wav", "--order", 8, "--frames", 3, "--animation", tmp_path / "film.gif")
     assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF89a")
+
+
+@pytest.mark.parametrize("measure", ["legs", "legt"])
+def test_reconstruct_reads_when_samples_were(script, tmp_path, measure):
+    """A ramp in time, its samples at irregular times on a clock of seconds since 1970, is read back as a ramp."""
+    clock = 1.7e9 + 40 * np.sort(np.random.default_rng(0).random(3000))
+    (tmp_path / "log.csv").write_text("time,a\n" + "".join(f"{t:.6f},{t - 1.7e9}\n" for t in clock))
+    window = ["--measure", measure, "--window", 20, "--order", 8, "--timestamps", 0, "--column", 1]
+    script("reconstruct", tmp_path / "log.csv", *window, "--out", tmp_path / "picture.svg")
+    errors = re.findall(r"<!-- after [\d,]+ samples: ([\d.]+) % RMS error -->", (tmp_path / "picture.svg").read_text())
+    assert len(errors) == 3
+    assert max(map(float, errors)) < 2
+    (tmp_path / "log.csv").write_text("0,1\n2,1\n1,2\n")
+    with pytest.raises(SystemExit, match="sort the lines by time"):
+        script("reconstruct", tmp_path / "log.csv", "--timestamps", 0, "--column", 1)
 
 
 @pytest.mark.parametrize(
