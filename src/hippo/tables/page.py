@@ -1,10 +1,13 @@
 """The page of results, results/README.md: every figure on it comes from a record."""
 
+import functools
 import html
 import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hippo.tables.collect import by_name
 from hippo.tables.describe import WHAT, added, commit, hardware, link, mark, rate, result, what
@@ -22,19 +25,12 @@ def page(tables: Mapping[str, tuple[Table, list[Cell]]], found: list[Record], be
         found: All records.
         benchmarks: By name, the records of `results/benchmarks`; a section whose record is missing is left out.
     """
-    lines = [
-        "# Results",
-        "",
-        "`hippo collect` makes this page from the records under `records/` and `benchmarks/`.",
-    ]
+    lines = _words("begin")
     for name, (table, cells) in tables.items():
         shown = entries(table, cells, by_name(found))
-        lines += ["", f"## {table.title}", "", f"[Its page](tables/{name}.md) has all readings, and notes.", ""]
-        if not any(entry.ours for entry in shown.values()):
-            lines += ["No run of this table is complete yet."]
-            continue
-        lines += [*markdown(table, shown), "", f"{explanation(table)}"]
-        lines += ["", f"![accuracy against shift](tables/{name}.png)"] if table.figure else []
+        complete = any(entry.ours for entry in shown.values())
+        rows = "\n".join(markdown(table, shown)) if complete else ""
+        lines += _words("of_table", name, table.title, rows, explanation(table) if complete else "", table.figure)
     for name, section in SECTIONS.items():
         if name in benchmarks:
             lines += ["", *section(benchmarks[name])]
@@ -42,9 +38,23 @@ def page(tables: Mapping[str, tuple[Table, list[Cell]]], found: list[Record], be
     return "\n".join(lines) + "\n"
 
 
-def grid(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+def _words(section: str, *values: Any) -> list[str]:
+    """Return the lines of a section."""
+    return str(getattr(_template(), section)(*values)).splitlines()
+
+
+@functools.cache
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("hippo.tables"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["hardware"] = hardware  # type: ignore[bad-argument-type]
+    return environment.get_template("results.md").module
+
+
+def grid(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def plain(text: str) -> str:
@@ -64,18 +74,7 @@ def gates(record: Record) -> list[str]:
         [name, *(f"{statistics.mean(runs):.1f}" for runs in zip(*each, strict=True))]
         for name, each in record["accuracy"].items()
     ]
-    return [
-        "## The gate of a LegS network and the sampling rate",
-        "",
-        *grid(head, rows),
-        "",
-        f"Test accuracy in per cent on Character Trajectories, the mean of {len(record['runs'])} networks, at a",
-        "multiple of the sampling rate in training. A gate by the sample replaces the same share of the hidden state",
-        "at each sample; a gate by time replaces the same share in the same time. The networks are not trained anew",
-        "(`scripts/gates.py`, [record](benchmarks/gates.json)).",
-        "",
-        "![accuracy against sampling rate, with either gate](figures/gates.png)",
-    ]
+    return _words("gates", record, grid(head, rows))
 
 
 def approximation(record: Record) -> list[str]:
@@ -86,16 +85,8 @@ def approximation(record: Record) -> list[str]:
         [name, *(f"{100 * line[order]:.1f}" if line.get(order) is not None else "–" for order in orders)]
         for name, line in errors.items()
     ]
-    return [
-        "## What N numbers hold",
-        "",
-        *grid(["error, % of the power", *(f"N = {order}" for order in orders)], rows),
-        "",
-        f"White noise of {record['size']['cycles']} cycles. The best polynomial is made with all samples at hand",
-        "(`scripts/approximate.py`, [record](benchmarks/approximation.json)).",
-        "",
-        "![error against N, and against the number of samples](figures/approximation.png)",
-    ]
+    head = ["error, % of the power", *(f"N = {order}" for order in orders)]
+    return _words("approximation", record, grid(head, rows))
 
 
 def streaming(record: Record) -> list[str]:
@@ -105,17 +96,8 @@ def streaming(record: Record) -> list[str]:
         speeds = [row.get(key) for key in ("wavefront", "two_threads", "sliding", "plain", "dense")]
         rows.append([f"{row['order']}", row["dtype"], f"{row['batch']}"])
         rows[-1] += ["–" if speed is None else f"{speed / 1e6:.2f}" for speed in speeds] + [f"{row['error']:.0e}"]
-    return [
-        "## Streaming",
-        "",
-        *grid(["N", "dtype", "series", "LegS", "two threads", "LegT", "plain loop", "dense", "error"], rows),
-        "",
-        '`HiPPO("legs", N).remember(signal)` in millions of samples a second, all series together, on one core of',
-        f"{record['machine']['cpu']}; LegS in two threads; LegT with a window of 1,000 samples; the plain O(N) loop of",
-        "LegS, compiled; a product with one dense matrix a step. The error is the largest of LegS's coefficients after",
-        "1,000 steps, over the largest coefficient (`scripts/streaming.py`, [record](benchmarks/streaming.json),",
-        "[growth](figures/scaling.png)).",
-    ]
+    head = ["N", "dtype", "series", "LegS", "two threads", "LegT", "plain loop", "dense", "error"]
+    return _words("streaming", record, grid(head, rows))
 
 
 def training_step(record: Record) -> list[str]:
@@ -125,17 +107,8 @@ def training_step(record: Record) -> list[str]:
         seconds = measured["seconds"]
         times = [f"{seconds['forward']:.2f}", f"{seconds['backward']:.2f}", f"{measured['ratio_to_products']:.2f}"]
         rows.append([part, *times, f"{measured['peak_memory'] / 1e9:.2f} GB"])
-    size = record["size"]
-    return [
-        "## A training step",
-        "",
-        *grid(["model", "forward, s", "backward, s", "over the matrix products", "peak memory"], rows),
-        "",
-        f"Batch {size['batch']}, {size['length']} steps, hidden size {size['hidden']}, on",
-        f"{hardware(record['machine'])}.",
-        "The matrix products of a HiPPO network are timed beside each model",
-        "(`scripts/benchmark.py`, [record](benchmarks/training_step.json)).",
-    ]
+    head = ["model", "forward, s", "backward, s", "over the matrix products", "peak memory"]
+    return _words("training_step", record, grid(head, rows))
 
 
 SECTIONS = {"gates": gates, "approximation": approximation, "streaming": streaming, "training_step": training_step}
@@ -149,7 +122,7 @@ def every_model(found: list[Record], timing: Record | None) -> list[str]:
     """
     digits = [record for record in found if record["name"].startswith("digits_")]
     if not digits:
-        return ["## Every model", "", "No run of the digits is complete yet."]
+        return _words("every_model", "", None, None, None, None)
     frames = [(record["config"]["model"]["hidden_size"], record["config"]["trainer"]) for record in digits]
     hidden, trainer = frame = max(frames, key=frames.count)
     settings: dict[str, dict[str, list[Record]]] = {}
@@ -174,20 +147,9 @@ def every_model(found: list[Record], timing: Record | None) -> list[str]:
         ]
         rows.append((-statistics.mean(scores), cells + _timed(timing, model)))
     head = ["`model=`", "parameters", "learning rate", "test %", "seeds", "seconds", "parameters", "step, s", "/ `gru`"]
-    tried = ", ".join(model for model, choices in settings.items() if len(choices) > 1) or "none"
-    notes = [
-        f"Left: `hippo train experiment=digits model=… seed=…`, hidden size {hidden}, {trainer['max_epochs']}",
-        "epochs: the mean over seeds of the test accuracy at the epoch that is best in validation, each seed's own,",
-        f"and the median of the training times. More than one learning rate was tried for {tried}; of the settings",
-        "with most seeds the best in validation is shown. Models that need timestamps had dataset.timestamps=true.",
-    ]
-    if timing:
-        size = timing["size"]
-        notes += [
-            f"Right: forward and backward pass of a batch of {size['batch']} at {size['length']} steps and hidden size",
-            f"{size['hidden']} on {hardware(timing['machine'])} ([record](benchmarks/models.json)).",
-        ]
-    return ["## Every model", "", *grid(head, [cells for _, cells in sorted(rows)]), "", *notes]
+    tried = ", ".join(model for model, choices in settings.items() if len(choices) > 1)
+    table = grid(head, [cells for _, cells in sorted(rows)])
+    return _words("every_model", table, hidden, trainer["max_epochs"], tried, timing)
 
 
 def _timed(timing: Record | None, model: str) -> list[str]:
@@ -199,16 +161,8 @@ def _timed(timing: Record | None, model: str) -> list[str]:
     return [f"{step['parameters']:,}", times, f"{seconds['step'] / gru:.2f}"]
 
 
-def every_run(found: list[Record]) -> Iterator[str]:
-    """Yield the lines of the section on all runs."""
-    yield from (
-        "## Every run",
-        "",
-        "Test: the accuracy, or the mean squared error where numbers are predicted, of the epoch that is best in",
-        "validation; beside it, that of the last epoch. The command, at the commit and with as many threads, gives the",
-        "run again.",
-        "",
-    )
+def every_run(found: list[Record]) -> list[str]:
+    """Return the section on all runs."""
     rows = [
         [
             *map(plain, what(record)),
@@ -222,4 +176,5 @@ def every_run(found: list[Record]) -> Iterator[str]:
         ]
         for record in found
     ]
-    yield from grid([*WHAT, "test", "last epoch", "minutes", "machine", "command", "commit", "record"], rows)
+    head = [*WHAT, "test", "last epoch", "minutes", "machine", "command", "commit", "record"]
+    return _words("every_run", grid(head, rows))
