@@ -60,7 +60,7 @@ class Search(Sweeper):
 
         Raises:
             hippo.training.sweeps.SweepFailed: If too many of a batch failed, or all did.
-            hippo.training.config.ConfigError: If Optuna is missing, or nothing is left to choose.
+            hippo.training.config.ConfigError: If nothing is left to choose, or the study cannot be kept.
         """
         from hippo.files import write_atomically
         from hippo.training.config import ConfigError
@@ -86,12 +86,16 @@ class Search(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            storage=self.storage,
-            study_name=self.study_name or self._name(sorted(f"{key}={space[key]!r}" for key in space), sorted(fixed)),
-            direction=self.direction,
-            load_if_exists=True,
-        )
+        name = self.study_name or self._name(sorted(f"{key}={space[key]!r}" for key in space), sorted(fixed))
+        try:
+            study = optuna.create_study(
+                storage=self.storage, study_name=name, direction=self.direction, load_if_exists=True
+            )
+        except Exception as error:  # of Optuna, of the database, or of what connects to it
+            raise ConfigError(
+                f"hydra.sweeper: no study can be kept with storage={self.storage} and direction={self.direction} "
+                f"({str(error).partition(chr(10))[0]}). A file is storage=sqlite:///FILE; null keeps none"
+            ) from error
         failures: dict[str, str] = {}
         while batch := self._next(study, space):
             failed = self._run(study, batch, fixed)

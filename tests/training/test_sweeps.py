@@ -337,6 +337,14 @@ def test_a_stored_search_that_is_killed_goes_on_as_if_it_had_not_been(search, tm
     assert (more[0], len(more[1])) == (8, 2)
 
 
+@pytest.mark.parametrize("storage", ["sqlite:////nowhere/x.db", "sqlite:///{}/damaged.db", "nonsense", "redis://x"])
+def test_a_search_that_cannot_be_stored_is_one_sentence(search, tmp_path, storage):
+    (tmp_path / "damaged.db").write_bytes(b"no database" * 400)
+    with pytest.raises(ConfigError, match=r"no study can be kept with storage=.*sqlite:///FILE") as error:
+        search(Valley(), f"hydra.sweeper.storage={storage.format(tmp_path)}")
+    assert "\n" not in str(error.value)
+
+
 def test_a_search_stops_where_too_many_fail_and_tells_why(search):
     class Fails(Valley):
         def one(self, overrides):
