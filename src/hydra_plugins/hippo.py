@@ -15,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper as HydraSweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hippo import project
 
@@ -26,6 +26,22 @@ class Shipped(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if project.configs() != project.shipped():
             search_path.append("hippo", f"file://{project.shipped()}")
+
+
+def _settings(*, _root_: DictConfig) -> str:
+    from hippo.training.help import settings
+
+    return settings(_root_).replace("$", "$$")  # Hydra substitutes in what it shows
+
+
+def _groups() -> str:
+    from hippo.training.help import groups
+
+    return groups()
+
+
+OmegaConf.register_new_resolver("hippo.settings", _settings, replace=True)
+OmegaConf.register_new_resolver("hippo.groups", _groups, replace=True)
 
 
 class LocalLauncher(Launcher):
