@@ -77,7 +77,7 @@ def on_gpu(monkeypatch):
         return
     monkeypatch.setattr(gpus, "serves", lambda *tensors: True)
     for name in ("advance", "retreat"):
-        monkeypatch.setattr(gated_gpu.legs, name, getattr(plain, name))
+        monkeypatch.setattr(gated_gpu._step, name, getattr(plain, name))
     for name in ("update_state", "update_state_adjoint"):
         monkeypatch.setattr(gated_gpu, name, getattr(plain, name))
     stream = Stream()
