@@ -111,7 +111,7 @@ def written(
 
 def page(name: str, table: Table, by_reading: Mapping[str, Mapping[tuple[str, str], Entry]]) -> list[str]:
     """Return the lines of a table's own page: the table under each reading, the notes, the figure."""
-    lines = [f"# {table.title}", "", f"Made from the records by `hippo reproduce {name} --render`.", ""]
+    lines = [f"# {table.title}", "", "Made from the records by `hippo reproduce`.", ""]
     for reading, meaning in table.readings.items():
         lines += [f"## At {meaning}", "", *markdown(table, by_reading[reading]), ""]
         if reading == "best":
