@@ -1,5 +1,7 @@
 """What compiled loops share: functions, threads, and where they are kept."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -66,14 +68,18 @@ def test_every_sample_is_one_threads(batch, threads, shares, monkeypatch):
     assert max(sizes) - min(sizes) <= 1
 
 
-PRODUCTS = {"MKL": loops._by_mkl, "SciPy's library": loops._by_scipy}
+PRODUCTS = {"SciPy's library": loops._by_scipy} | ({"MKL": loops._by_mkl} if loops._MKL is not None else {})
+LIMITS = ["every library's, of the process"] + (["MKL's, of a thread"] if loops._MKL is not None else [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MKL is looked for on Linux only")
+def test_the_mkl_that_torch_has_is_found():
+    assert (loops._MKL is not None) == torch.backends.mkl.is_available()
 
 
 @pytest.fixture(params=PRODUCTS)
 def product(request):
     """The product by one of the libraries, which loops that the test compiles may call."""
-    if request.param == "MKL" and loops._MKL is None:
-        pytest.skip("torch has no MKL here")
 
     def product(a, b, out):
         raise NotImplementedError
@@ -111,13 +117,11 @@ def test_products_of_matrices_that_are_not_contiguous_are_not_compiled():
         times(matrix[::2], matrix, matrix[::2].copy())
 
 
-@pytest.mark.parametrize("limit", ["MKL's, of a thread", "every library's, of the process"])
+@pytest.mark.parametrize("limit", LIMITS)
 def test_threads_of_products_are_put_back_whoever_ends_last(limit, monkeypatch):
     """One computation begins and ends within another."""
     if limit.startswith("every"):
         monkeypatch.setattr(loops, "_MKL", None)
-    elif loops._MKL is None:
-        pytest.skip("torch has no MKL here")
 
     def counts():
         if loops._MKL is None:
