@@ -8,6 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from hippo.training.learner import SequenceLearner
 from hippo.training.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -49,3 +50,23 @@ def trained(outputs, tiny) -> Path:
     """The folder of a tiny run on the digits, trained once."""
     run(tiny(f"paths.outputs={outputs}", "model=gru", "model.hidden_size=16", "optimizer.lr=0.03"))
     return next(outputs.glob("digits_gru/*"))
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """The function (configuration, epochs): run it until the power is cut after so many epochs."""
+
+    def cut(config, epochs: int = 2) -> None:
+        step = SequenceLearner.training_step
+
+        def interrupted(self, batch, batch_idx):
+            if self.current_epoch == epochs:
+                raise KeyError("power cut")
+            return step(self, batch, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SequenceLearner, "training_step", interrupted)
+            with pytest.raises(KeyError, match="power cut"):
+                run(config)
+
+    return cut
