@@ -6,6 +6,7 @@ import io
 import shutil
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_time_as_a_channel_is_in_seconds_or_samples(trajectories_root, timestamp
 
 def test_without_a_clock_a_change_of_time_is_no_shift(trajectories_root):
     shifts = {"slow": {"time_scale": 2}, "half": {"rate": 0.5}, "same": {"rate": 1}}
-    curve = {"rate": [0.5, 1, 2], "time_scale": [0.5, 2], "drop": [0, 0.9]}
+    curve = {"rate": [0.5, 1, 2], "rate_told": [0.5], "time_scale": [0.5, 2], "drop": [0, 0.9]}
     splits = CharacterTrajectories(shifts=shifts, curve=curve).load(trajectories_root)
     assert list(splits.shifted) == ["half"]
     assert [(p.kind, p.value) for p in splits.curve] == [
@@ -102,7 +103,10 @@ def test_without_a_clock_a_change_of_time_is_no_shift(trajectories_root):
     assert [p.test.everything.x.shape[1] for p in splits.curve] == [91, 182, 363, 182, 18]
     timed = CharacterTrajectories(shifts=shifts, curve=curve, timestamps="separate")
     assert list(timed.samplings()) == ["", "slow", "half"]
-    assert len(timed.curve_points()) == 7
+    assert len(timed.curve_points()) == 8
+    half = {kind: sampling for kind, value, sampling in timed.curve_points() if value == 0.5}
+    assert half["rate_told"] == replace(half["rate"], time_scale=1.0)
+    assert CharacterTrajectories(curve={"rate": None}).curve_points() == []
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,8 @@ def test_without_a_clock_a_change_of_time_is_no_shift(trajectories_root):
     [
         ({"sampling": {"rat": 1}}, "sampling.rat: there is no such setting"),
         ({"shifts": {"slow": {"drop": 2}}}, "shifts.slow: drop is a fraction"),
-        ({"curve": {"speed": [1]}}, "curve.speed: there is no such curve; valid are rate, time_scale, drop"),
+        ({"curve": {"speed": [1]}}, "curve.speed: there is no such curve; valid are rate, rate_told, time_scale, drop"),
+        ({"curve": {"speed": None}}, "curve.speed: there is no such curve"),
         ({"curve": {"rate": [0]}}, "curve.rate: rate must be above 0"),
         ({"shifts": {"": {"rate": 0.5}}}, "shifts: each needs a name"),
     ],

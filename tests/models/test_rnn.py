@@ -95,8 +95,10 @@ def alike(make, unit):
 @every_gated
 def test_gates_in_time_act_by_the_sample_where_every_gap_is_one_unit(make, relative_error):
     in_time, by_sample = alike(make, 0.25)
-    x, times = torch.randn(4, 9, 3, requires_grad=True), 0.25 * torch.arange(9.0).expand(4, -1)
-    found, expected = in_time(x, times), by_sample(x, times)
+    x, times = torch.randn(5, 9, 3, requires_grad=True), (0.25 * torch.arange(9.0)).repeat(5, 1)
+    assert torch.equal(in_time(x, times), by_sample(x))
+    times[4, -1] += 1  # one irregular gap in the batch: all of it goes by gaps
+    found, expected = in_time(x, times)[:4], by_sample(x)[:4]
     assert relative_error(found, expected) < 1e-12
     of_x, of_x_expected = (torch.autograd.grad(features.square().sum(), x)[0] for features in (found, expected))
     assert relative_error(of_x, of_x_expected) < 1e-11

@@ -11,7 +11,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -27,6 +27,7 @@ from hippo.data.ts import read_ts
 
 RATE = 200  # samples a second
 LONGEST = 182  # steps
+CURVES = ("rate", "rate_told", "time_scale", "drop")
 LETTERS = "abcdeghlmnopqrsuvwyz"  # of the labels 1 … 20: those written in one stroke
 FILES = ("CharacterTrajectories_TRAIN.ts", "CharacterTrajectories_TEST.ts")
 SOURCES = (
@@ -63,7 +64,8 @@ class CharacterTrajectories(SequenceDataset):
         shifts: Settings of `Sampling` by name: validated on in every epoch, and tested on, beside the unshifted.
             Without timestamps a change of nothing but time_scale is none, and left out; so is null.
         curve: Factors on the sampling of the training, to be tested on at the end: "rate" (unknown to the model: its
-            clock counts samples), "time_scale"; and "drop", which replaces the training's.
+            clock counts samples), "rate_told" (its clock shows how far apart they are), "time_scale"; and "drop",
+            which replaces the training's. Without timestamps "rate_told" and "time_scale" are left out; so is null.
         split_seed: Seed of the split; the next one divides validation from test.
         drop_seed: Seed of what is dropped.
 
@@ -76,7 +78,7 @@ class CharacterTrajectories(SequenceDataset):
     timestamps: Literal["separate", "channel", "index"] | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
     shifts: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)
-    curve: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    curve: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
     split_seed: int = 0
     drop_seed: int = 0
 
@@ -101,17 +103,18 @@ class CharacterTrajectories(SequenceDataset):
         base = Sampling.of(self.sampling, "sampling")
         points = []
         for kind, values in self.curve.items():
-            for value in values:
-                if kind == "rate":
-                    to = {"rate": base.rate * value, "time_scale": base.time_scale * value, "drop": base.drop}
-                elif kind == "time_scale":
-                    to = {"rate": base.rate, "time_scale": base.time_scale * value, "drop": base.drop}
-                elif kind == "drop":
-                    to = {"rate": base.rate, "time_scale": base.time_scale, "drop": value}
-                else:
-                    raise ValueError(f"curve.{kind}: there is no such curve; valid are rate, time_scale, drop")
-                if kind != "time_scale" or self.timestamps is not None:
-                    points.append((kind, float(value), Sampling.of(to, f"curve.{kind}")))
+            if kind not in CURVES:
+                raise ValueError(f"curve.{kind}: there is no such curve; valid are {', '.join(CURVES)}")
+            if kind in ("rate_told", "time_scale") and self.timestamps is None:
+                continue
+            for value in values or ():
+                to = {
+                    "rate": {"rate": base.rate * value, "time_scale": base.time_scale * value},
+                    "rate_told": {"rate": base.rate * value},
+                    "time_scale": {"time_scale": base.time_scale * value},
+                    "drop": {"drop": value},
+                }[kind]
+                points.append((kind, float(value), Sampling.of(asdict(base) | to, f"curve.{kind}")))
         return points
 
     def is_here(self, root: Path) -> bool:

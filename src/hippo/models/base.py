@@ -165,11 +165,13 @@ def gaps(timestamps: Tensor | None, like: Tensor) -> Tensor:
 
 def units(timestamps: Tensor | None, unit: float | None, like: Tensor) -> Tensor | None:
     """Return the units of time that each step stands for, (L, B, 1), the first for one; None where one or the other is
-    None."""
+    None, and on a CPU where every step stands for one, which the kernels without gaps then serve."""
     if timestamps is None or unit is None:
         return None
     elapsed = gaps(timestamps, like) / unit
     elapsed[:, 0] = 1.0
+    if elapsed.device.type == "cpu" and not torch.compiler.is_exporting() and bool((elapsed == 1).all()):
+        return None
     return elapsed.mT.unsqueeze(-1)
 
 

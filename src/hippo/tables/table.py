@@ -145,7 +145,7 @@ class Panel(_Strict):
         title: Its heading.
         axis: What changes along it, in words.
         column: Of which column's runs.
-        curve: What changes along it, as the dataset calls it: rate, time_scale or drop.
+        curve: What changes along it, as the dataset calls it: rate, rate_told, time_scale or drop.
         trained: Where on the axis the models were trained.
     """
 
