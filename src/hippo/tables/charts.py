@@ -1,4 +1,9 @@
-"""Line charts as geometry: from numbers to places on a canvas, which a template draws."""
+"""Line charts as geometry: from numbers to places on a canvas, which a template draws.
+
+Matplotlib draws the tables' pictures, but not these charts. Their points say what they are when pointed at and lead to
+their records, and they take the colours of a light or a dark page. The learning curves of 234 records took 2.4 ms and
+4.5 kB each; Matplotlib's SVG of the same lines took 99 ms and 35 kB, which for 2,000 records makes a page of 70 MB.
+"""
 
 import math
 from collections.abc import Iterable
