@@ -82,7 +82,8 @@ class History(pl.Callback):
         if trainer.progress_bar_callback is None and now - max(self._start, self._spoke) > _SILENCE:
             self._spoke = now
             total = int(trainer.num_training_batches)
-            left = (now - self._start) * (total - done) / done
+            pace = (now - self._start) / done
+            left = pace * (total - done) + self._later(trainer, pace * total)
             say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}   step {done}/{total}, {_duration(left)} left")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -97,13 +98,19 @@ class History(pl.Callback):
             rate = f"   rate {self._rate:.2g}"
         epoch = trainer.current_epoch + 1
         self.epochs.append({"epoch": epoch, "seconds": round(seconds, 3)} | metrics)
-        left = ((trainer.max_epochs or epoch) - epoch) * sum(e["seconds"] for e in self.epochs) / len(self.epochs)
         score = "accuracy" if "validation/accuracy" in metrics else "loss"
         reached = show(score, metrics[f"validation/{score}"])
         say(
             f"epoch {epoch}/{trainer.max_epochs}   train loss {show('loss', metrics['train/loss'])}   "
-            f"validation {score} {reached}{rate}   {seconds:.1f} s, {_duration(left)} left"
+            f"validation {score} {reached}{rate}   {seconds:.1f} s, {_duration(self._later(trainer))} left"
         )
+
+    def _later(self, trainer: pl.Trainer, guess: float = 0.0) -> float:
+        """Return the seconds that the epochs after the present one take, by the mean of those that are done; by a guess
+        at one where none is."""
+        count = (trainer.max_epochs or 0) - trainer.current_epoch - 1
+        mean = sum(epoch["seconds"] for epoch in self.epochs) / len(self.epochs) if self.epochs else guess
+        return max(count, 0) * mean
 
 
 def _duration(seconds: float) -> str:
