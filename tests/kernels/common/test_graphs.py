@@ -164,6 +164,16 @@ def test_where_nothing_can_be_captured_it_goes_on_with_one_warning(model, monkey
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+def test_while_somebody_else_captures_nothing_is_captured(monkeypatch, recwarn):
+    """CUDA has one capture at a time, and kernels that are started within it become part of it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    called = []
+    assert graphs.try_capture(lambda: called.append(True)) is None
+    assert not called
+    assert not recwarn.list
+
+
 def test_nothing_in_the_loop_waits_for_the_device(model):
     """Recording refuses what a host reads, and a capture that is refused warns."""
     with warnings.catch_warnings():
