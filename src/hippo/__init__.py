@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# For type checkers, to whom `__getattr__` says Any. A stub `__init__.pyi` would need as many lines in a second file;
+# plain imports load PyTorch, and `import hippo` would take seconds instead of 0.02 s.
 if TYPE_CHECKING:
     from hippo.memory import HiPPO, State
     from hippo.training.trained import load

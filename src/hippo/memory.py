@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hippo import measures, routes, schedule, steps, transitions
-from hippo.kernels import legs
 from hippo.kernels.gated import LegSSteps, LTIStep, Step
 from hippo.measures import Measure
 from hippo.routes import Form, Route, Signal
 from hippo.steps import Law
 from hippo.transitions import Transition
-from hippo.values import may_look
 
 
 class State(NamedTuple):
@@ -132,8 +130,8 @@ class HiPPO(nn.Module):
             raise ValueError(f"f must be one sample of each signal, (B,) or (B, C), not {tuple(f.shape)}")
         if timestamps is not None or state is not None:
             _check_kinds("(B,)", timestamps, state)
-        if state is not None and (after := self._next(f, timestamps, state)) is not None:
-            return after
+        if state is not None and (after := routes.one_more(self._law, f, timestamps, *state)) is not None:
+            return State(*after)
         timestamps = None if timestamps is None else timestamps.unsqueeze(-1)
         return self.remember(f.unsqueeze(1), timestamps, state=state)
 
@@ -163,28 +161,6 @@ class HiPPO(nn.Module):
     @property
     def _law(self) -> Law:
         return Law(self.measure, self.order, self.discretization)
-
-    def _next(self, f: Tensor, timestamps: Tensor | None, state: State) -> State | None:
-        """Return the state after one more sample, in a few operations; None where that is for `remember`: where the
-        arguments need a closer look, or a step is more than an operation."""
-        c, law, times = state.coefficients, self._law, schedule.following(state.time, timestamps)
-        if times is None or c.shape != (*f.shape, self.order) or (c.dtype, c.device) != (f.dtype, f.device):
-            return None
-        largest = routes.LARGEST.get(f.dtype, 0.0)
-        if may_look(f) and not (abs(f.item()) < largest if f.numel() == 1 else (f.abs() < largest).all()):
-            return None
-        since, now = times
-        if law.linear_time:
-            relative, alpha = (now - since) / now if now > since else 0.0, transitions.alpha(self.discretization)
-            if f.dim() == 1:
-                c = legs.step(c, f, relative, alpha)
-            else:
-                c = legs.step(c.flatten(0, -2), f.flatten(), relative, alpha).view_as(c)
-        elif not self.measure.scale_invariant and now > since:
-            c = transitions.translated(*law, 1.0 if timestamps is None else now - since, c.dtype, c.device)(c, f)
-        else:
-            return None
-        return State(c, now if timestamps is None else timestamps)
 
     def _begin(self, signal: Tensor, timestamps: Tensor | None, state: State | None) -> Signal:
         """Check all arguments but the values of the signal."""

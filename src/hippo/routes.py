@@ -1,18 +1,22 @@
-"""Which implementation takes a signal through a memory, and how it is called."""
+"""Which implementation takes a signal through a memory, and how it is called.
+
+Whether all steps share one matrix is decided here, not in `hippo.kernels.lti`: it follows from the measure and the
+timestamps, which no kernel knows. What a tensor admits, the doors decide.
+"""
 
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hippo import steps, transitions
+from hippo import schedule, steps, transitions
 from hippo.kernels import legs, lti
 from hippo.steps import Law
 from hippo.values import may_look
 
 Form = Literal["recurrence", "scan", "convolution"]
 _BLOCK = 64  # samples from which on blocks of them are worth it
-LARGEST = {dtype: torch.finfo(dtype).max ** 0.5 for dtype in (torch.float32, torch.float64)}  # beyond, sums overflow
+_LARGEST = {dtype: torch.finfo(dtype).max ** 0.5 for dtype in (torch.float32, torch.float64)}  # beyond, sums overflow
 
 
 class Route(NamedTuple):
@@ -92,7 +96,7 @@ def follow(route: Route, law: Law, signal: Signal, *, last: bool) -> Tensor:
     if not may_look(after) or torch.isfinite(after if last else after[:, -1]).all():
         return after
     check_finite(samples)
-    if (most := max(samples.abs().max(), c.abs().max())) < LARGEST[samples.dtype]:
+    if (most := max(samples.abs().max(), c.abs().max())) < _LARGEST[samples.dtype]:
         return after  # the discretization is unstable
     # A memory is linear: what is too large for the sums on the way is made smaller, without rounding.
     smaller = signal._replace(samples=samples * 2.0**-64, coefficients=c * 2.0**-64)
@@ -103,6 +107,32 @@ def follow(route: Route, law: Law, signal: Signal, *, last: bool) -> Tensor:
             "coefficients; make them smaller"
         )
     return after
+
+
+def one_more(
+    law: Law, f: Tensor, timestamps: Tensor | None, c: Tensor, since: Tensor | float
+) -> tuple[Tensor, Tensor | float] | None:
+    """Return the coefficients and the time after one more sample f (B,) or (B, C), with timestamps (B,) or None, by the
+    route that `choose` names for it and an eighth of the time of `follow`; None where that is for `follow`: where the
+    arguments need a closer look, or a step is more than an operation."""
+    times = schedule.following(since, timestamps)
+    if times is None or c.shape != (*f.shape, law.order) or (c.dtype, c.device) != (f.dtype, f.device):
+        return None
+    largest = _LARGEST.get(f.dtype, 0.0)
+    if may_look(f) and not (abs(f.item()) < largest if f.numel() == 1 else (f.abs() < largest).all()):
+        return None
+    before, now = times
+    if law.linear_time:
+        relative, alpha = (now - before) / now if now > before else 0.0, transitions.alpha(law.discretization)
+        if f.dim() == 1:
+            c = legs.step(c, f, relative, alpha)
+        else:
+            c = legs.step(c.flatten(0, -2), f.flatten(), relative, alpha).view_as(c)
+    elif not law.measure.scale_invariant and now > before:
+        c = transitions.translated(*law, 1.0 if timestamps is None else now - before, c.dtype, c.device)(c, f)
+    else:
+        return None
+    return c, now if timestamps is None else timestamps
 
 
 def _advance(route: Route, law: Law, signal: Signal, last: bool) -> Tensor:

@@ -106,6 +106,9 @@ def _dense(law: Law, when: Schedule, first: bool, like: Tensor) -> Iterator[Step
         yield from (transitions.scaled(A, B, law.discretization, step, like) for step in steps)
     elif gaps.dim() == 1:
         kept = functools.cache(lambda gap: transitions.translated(*law, gap, like.dtype, like.device))
+        # On a GPU the host waits for these numbers, as it has for the answer that all samples share them. It must know
+        # which are equal: a matrix of N = 64 takes 0.6 ms (bilinear) or 1.7 ms ("zoh"), and one for each of L steps at
+        # once would take L·N² numbers.
         yield from map(kept, steps.tolist())
     else:
         yield from (transitions.discretized(A, B, law.discretization, gap, like) for gap in steps)

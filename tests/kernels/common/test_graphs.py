@@ -73,9 +73,9 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(gated_gpu, "STEPS", STEPS)
     monkeypatch.setattr(Recorded, "replays", 0)
     monkeypatch.setattr(graphs, "_warned", threading.Event())
+    monkeypatch.setattr(gpus, "serves", lambda *tensors: True)  # where a test counts operations as well
     if DEVICE.type == "cuda":
         return
-    monkeypatch.setattr(gpus, "serves", lambda *tensors: True)
     for name in ("advance", "retreat"):
         monkeypatch.setattr(gated_gpu._step, name, getattr(plain, name))
     for name in ("update_state", "update_state_adjoint"):
@@ -162,6 +162,16 @@ def test_where_nothing_can_be_captured_it_goes_on_with_one_warning(model, monkey
     expected = gradients(model, torch.stack(model.step_by_step(batches(3)[0], None))[-1].sum())
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_while_somebody_else_captures_nothing_is_captured(monkeypatch, recwarn):
+    """CUDA has one capture at a time, and kernels that are started within it become part of it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    called = []
+    assert graphs.try_capture(lambda: called.append(True)) is None
+    assert not called
+    assert not recwarn.list
 
 
 def test_nothing_in_the_loop_waits_for_the_device(model):

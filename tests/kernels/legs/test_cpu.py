@@ -110,15 +110,3 @@ def test_a_memory_is_the_same_compiled_or_not(monkeypatch, channels, kind, discr
     monkeypatch.setattr(native, "refusal", lambda tensor: "so the test wants it")
     for mine, theirs in zip(compiled, found(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-11)
-
-
-def test_function_transforms_and_forward_mode_are_left_to_products():
-    memory, signal = HiPPO("legs", 4), torch.rand(1, 6, dtype=torch.float64)
-    last = lambda f: memory(f)[1].coefficients  # noqa: E731
-    expected = torch.autograd.functional.jacobian(last, signal)
-    torch.testing.assert_close(torch.func.jacrev(last)(signal), expected)
-    torch.testing.assert_close(torch.func.jacfwd(last)(signal), expected)
-    _, tangent = torch.autograd.functional.jvp(last, signal, torch.ones_like(signal))
-    with torch.autograd.forward_ad.dual_level():
-        dual = last(torch.autograd.forward_ad.make_dual(signal, torch.ones_like(signal)))
-        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, tangent)

@@ -5,19 +5,18 @@ import functools
 import torch
 from torch import Tensor
 
+from hippo.kernels.common import plain
+
 
 def serves(*tensors: Tensor) -> bool:
     """Return whether there are Triton kernels for such tensors: plain ones of one dtype, float32 or float64, on one
-    GPU that Triton can build for. What function transforms and forward-mode differentiation pass on is not plain, and
-    only private names of torch tell; without them `torch.func` would end in an error instead of in the reference."""
+    GPU that Triton can build for."""
     first = tensors[0]
     return (
         first.is_cuda
         and first.dtype in (torch.float32, torch.float64)
-        and all(type(v) in (Tensor, torch.nn.Parameter) for v in tensors)
         and all((v.dtype, v.device) == (first.dtype, first.device) for v in tensors)
-        and torch._C._functorch.maybe_current_level() is None
-        and torch.autograd.forward_ad._current_level < 0
+        and not any(map(plain.refusal, tensors))
         and works(first.device)
     )
 

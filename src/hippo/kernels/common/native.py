@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hippo.kernels.common import plain
+
 
 def compiled() -> bool:
     """Return whether the compiled kernels are in use; where not, tensor operations serve, with equal results."""
@@ -15,26 +17,13 @@ def compiled() -> bool:
 
 
 def refusal(tensor: Tensor) -> str | None:
-    """Return why compiled loops cannot be had for tensors like this one, None where they can: what subclasses hold, and
-    what function transforms and forward-mode differentiation pass on, has no address; and who traces or counts
-    operations is to see them all."""
-    if type(tensor) not in (Tensor, torch.nn.Parameter):
-        return f"a {type(tensor).__name__} is no plain tensor"
+    """Return why compiled loops cannot be had for tensors like this one, None where they can."""
+    if reason := plain.refusal(tensor):
+        return reason
     if not tensor.is_cpu:
         return f"the tensor is on {tensor.device}, and compiled loops are for the CPU"
     if tensor.dtype not in (torch.float32, torch.float64):
         return f"compiled loops are for float32 and float64, not {tensor.dtype}"
-    # Two private names. No public function tells whether a function transform (torch.func) or a dispatch mode (such as
-    # FlopCounterMode, or make_fx on real tensors) is active, and under one our autograd functions raise, under the
-    # other they go unseen. Together they take 0.1 µs.
-    if torch._C._functorch.maybe_current_level() is not None:
-        return "a function transform is active"
-    if torch._C._len_torch_dispatch_stack():
-        return "a dispatch mode sees operations only"
-    if torch.jit.is_tracing():
-        return "a trace records operations only"
-    if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
-        return "the tensor has a forward-mode tangent"
     if not compiled():
         return "numba is not installed, or switched off"
     return None

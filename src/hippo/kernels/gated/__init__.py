@@ -21,15 +21,16 @@ _ALIGNED = 16  # numbers; products of matrices whose rows are whole cache lines 
 _routes: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
 
-def choose(inputs: Sequence[Tensor], steps: LegSSteps | LTIStep | None) -> Route:
+def choose(inputs: Sequence[Tensor], steps: LegSSteps | LTIStep | None, gaps: Tensor | None = None) -> Route:
     """Return what serves: "cpu", the compiled loop; "cell", that of `hippo.kernels.cells`; "gpu", Triton and graphs;
     or "naive".
 
     Args:
         inputs: x, read, bias, written_x and write of `gated`.
         steps: Of the memory.
+        gaps: As `gated` has them.
     """
-    if steps is None:
+    if steps is None or gaps is not None:
         return "naive"
     if gpus.serves(*inputs):
         return "gpu"
@@ -79,7 +80,7 @@ def gated(
     Raises:
         RuntimeError: In a backward pass of "cpu" or "gpu", if a gradient of higher order is asked for.
     """
-    chosen = "naive" if gaps is not None else choose((x, read, bias, written_x, write), steps)
+    chosen = choose((x, read, bias, written_x, write), steps, gaps)
     _routes[owner] = chosen
     if isinstance(steps, LegSSteps) and chosen == "cpu":
         from hippo.kernels.gated import cpu  # numba, which takes half a second to load

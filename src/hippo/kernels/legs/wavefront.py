@@ -14,7 +14,6 @@ tick before. R is one table of reciprocals then, read as it lies. Where a lane h
 of s and k hold zeros, and nothing happens. `hippo.kernels.legs.naive.legs_step` is the reference.
 """
 
-import ctypes
 import functools
 from typing import Any, NamedTuple
 
@@ -166,8 +165,11 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
     last = ir.IntType(32)(vector - 1)
 
     @intrinsic
-    def after(context, p, n):
-        return pointer(p, n), lambda context, build, signature, args: build.gep(args[0], [args[1]])
+    def after(context, address, n):
+        def code(context, build, signature, args):
+            return build.gep(build.inttoptr(args[0], lane.as_pointer()), [args[1]])
+
+        return pointer(address, n), code
 
     @intrinsic
     def wave(context, c, f, R, s, k, ticks):
@@ -226,23 +228,21 @@ def _compile(dtype: torch.dtype, adjoint: bool, vector: int, count: int) -> Any:
         return types.void(c, f, R, s, k, ticks), code
 
     def loop(c, f, R, s, k, time, chunk, order, steps, rows, c_stride, f_stride):
+        table, s_table, k_table = after(R, 0), after(s, 0), after(k, 0)
         for start in range(0, steps, chunk):
             stop = min(start + chunk, steps)
             for i in range(2 * (stop - start) + order + lanes):
                 if adjoint:
-                    R[i] = 1 / max(2 * (time - start) + order - i, 1.0)  # beyond the first sample it meets zeros only
+                    # Beyond the first sample it meets zeros only.
+                    table[i] = 1 / max(2 * (time - start) + order - i, 1.0)
                 else:
-                    R[i] = 1 / (2 * (time + start) + 3 + i)
+                    table[i] = 1 / (2 * (time + start) + 3 + i)
             for row in range(rows):
                 coefficients = after(c, row * c_stride)
                 for t in range(start, stop, lanes):
                     samples, reciprocals = after(f, row * f_stride + t), after(R, 2 * (t - start))
-                    wave(coefficients, samples, reciprocals, s, k, order + lanes - 1)
+                    wave(coefficients, samples, reciprocals, s_table, k_table, order + lanes - 1)
 
     # Called with addresses, for numba compiles anew, which takes seconds, for each layout of the arrays it gets.
-    signature = types.void(*[pointer] * 5, types.float64, *[types.intp] * 6)
-    compiled: Any = numba.cfunc(signature, fastmath={"contract"}, error_model="numpy")(loop)
-    c_types = *[ctypes.c_void_p] * 5, ctypes.c_double, *[ctypes.c_ssize_t] * 6
-    call: Any = ctypes.CFUNCTYPE(None, *c_types)(compiled.address)
-    call.compiled = compiled  # its code lives as long as it does
-    return call
+    signature = types.void(*[types.intp] * 5, types.float64, *[types.intp] * 6)
+    return numba.njit(signature, nogil=True, fastmath={"contract"}, error_model="numpy")(loop)

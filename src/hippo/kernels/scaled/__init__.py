@@ -48,7 +48,7 @@ def remember(x: Tensor, state: Tensor, step: Tensor, power: float = 0.0, alpha: 
     """Return the coefficients after the last sample (B, H, N), where nothing is read before. Arguments are those of
     `read`."""
     (batch, _, features), order = x.shape, state.shape[-1]
-    if power != 0 or alpha is None:
+    if power != 0 or alpha is None:  # not the operation of `legs`, whose own door chooses for the rest
         return read(x, state, step, x.new_zeros(features, order), power, alpha)[1]
     each = step.repeat_interleave(features, dim=1) if step.shape[1] > 1 else step
     return legs.sequence(state.flatten(0, 1), x.mT.flatten(0, 1), each, alpha, every=False).unflatten(0, (batch, -1))
