@@ -176,7 +176,7 @@ def step(data: Path) -> dict[str, Any]:
 
         def hundred(shape: dict[str, int] = shape) -> None:
             for _ in range(100):
-                legs_step.advance(c, relative, u, 0.5, c, shape)
+                legs_step.advance(c, relative, u, 0.5, c, shape=shape)
 
         shapes[f"{columns} columns, {warps} warps"] = milliseconds(hundred) / 100
     bodies: dict[str, Callable[[], nn.Module]] = {

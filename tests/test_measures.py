@@ -7,7 +7,7 @@ import scipy.integrate
 import scipy.special
 import torch
 
-from hippo.measures import LMU, ChebT, FouT, LagT, LegS, LegT, Rand, by_name, legendre
+from hippo.measures import LMU, ChebT, FouT, JacS, LagT, LegS, LegT, Rand, by_name, jacobi, legendre
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -45,6 +45,31 @@ def test_legs_dynamics_are_the_published_entries(order):
             assert A[n, k].item() == pytest.approx(-(n + 1) if n == k else below, rel=1e-15)
 
 
+@pytest.mark.parametrize("order", [1, 2, 33])
+@pytest.mark.parametrize("power", [-0.5, 1.0, 3.5])
+def test_jacs_dynamics_are_the_closed_entries(order, power):
+    A, B = JacS(power).dynamics(order)
+    for n in range(order):
+        assert B[n].item() == pytest.approx(math.sqrt((1 + power) * (2 * n + power + 1)), rel=1e-15)
+        for k in range(order):
+            below = -math.sqrt((2 * n + power + 1) * (2 * k + power + 1)) if n > k else 0.0
+            assert A[n, k].item() == pytest.approx(-(n + power + 1) if n == k else below, rel=1e-15)
+
+
+def test_jacs_at_0_is_legs_to_the_last_bit():
+    times = torch.linspace(0.0, 3.0, 9)
+    for one, other in zip(JacS(0.0).dynamics(7), LegS().dynamics(7), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(JacS(0.0).basis(7, times, 3.0), LegS().basis(7, times, 3.0))
+    assert (repr(LegS()), LegS().scaled_power, LegT(2.0).scaled_power) == ("LegS()", 0.0, None)
+
+
+@pytest.mark.parametrize("power", [-1.0, math.inf, math.nan])
+def test_a_power_that_has_no_integral_is_refused(power):
+    with pytest.raises(ValueError, match="above -1 and finite"):
+        JacS(power)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3, 33])
 @pytest.mark.parametrize("length", [1.0, 0.25, 200.0])
 def test_legt_dynamics_are_the_published_entries(order, length):
@@ -64,6 +89,13 @@ def test_legendre_polynomials_agree_with_numpy():
     torch.testing.assert_close(
         legendre(40, x), torch.from_numpy(np.polynomial.legendre.legvander(x.numpy(), 39)), rtol=1e-13, atol=1e-13
     )
+
+
+@pytest.mark.parametrize("power", [-0.5, 0.0, 3.5])
+def test_jacobi_polynomials_agree_with_scipy(power):
+    x = torch.linspace(-1, 1, 50)
+    expected = scipy.special.eval_jacobi(np.arange(40), 0, power, x.numpy()[:, None])
+    torch.testing.assert_close(jacobi(40, x, power), torch.from_numpy(expected), rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 8, 33])

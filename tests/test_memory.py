@@ -9,12 +9,14 @@ import torch
 import torch.utils.flop_counter
 from torch.autograd import forward_ad
 
-from hippo import HiPPO, State, discretize, kernels
-from hippo.kernels import lti
+from hippo import HiPPO, State, discretize, kernels, transitions
+from hippo.kernels import lti, scaled
+from hippo.kernels.common import native
 from hippo.kernels.legs import cpu, naive, wavefront
-from hippo.measures import LMU, ChebT, FouT, LagT, LegS, LegT, Rand
+from hippo.measures import LMU, ChebT, FouT, JacS, LagT, LegS, LegT, Rand
 from hippo.models import GRU, Stack
 from hippo.transitions import Transition
+from hippo.weighted import Scaled
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -116,6 +118,53 @@ def test_the_memory_equals_the_dense_recurrence(measure, discretization, order, 
         else:
             expected = torch.einsum("bij,bj->bi", A_bar[:, k], expected) + B_bar[:, k] * signal[:, k : k + 1]
         assert relative_error(c[:, k], expected) < 1e-11
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("kind", ["none", "own", "paused"])
+@pytest.mark.parametrize("discretization", ["bilinear", 0.7, "zoh"])
+@pytest.mark.parametrize("power", [-0.5, 0.0, 1.0, 3.5])
+def test_a_power_of_time_equals_the_dense_recurrence(
+    power, discretization, kind, compiled, relative_error, monkeypatch
+):
+    if not compiled:
+        monkeypatch.setattr(native, "refusal", lambda tensor: "so the test wants it")
+    memory, signal = HiPPO(JacS(power), 9, discretization), torch.randn(2, 40, requires_grad=True)
+    times = {"none": None, "own": irregular_times(2, 40), "paused": irregular_times(2, 40).clamp(max=12)}[kind]
+    when = torch.arange(40.0).expand(2, -1) + (discretization == "zoh") if times is None else times
+    A, B = memory.measure.dynamics(9)
+    step = when.diff(dim=1) / when[:, 1:]
+    if discretization == "zoh":
+        A_bar, B_bar = discretize.zoh(A, B, -torch.log1p(-step))
+    else:
+        A_bar, B_bar = discretize.gbt(A, B, step, transitions.alpha(discretization))
+    states = [torch.nn.functional.pad(signal[:, :1], (0, 8))]
+    for k in range(39):
+        moved = torch.einsum("bij,bj->bi", A_bar[:, k], states[-1]) + B_bar[:, k] * signal[:, k + 1 : k + 2]
+        states.append(torch.where(step[:, k : k + 1] == 0, states[-1], moved))
+    expected, upstream = torch.stack(states, dim=1), torch.randn(2, 40, 9)
+    every, last = memory(signal, times)[0], memory.remember(signal, times).coefficients
+    assert relative_error(every, expected) < 1e-12
+    assert relative_error(last, expected[:, -1]) < 1e-12
+    for found, truth, weight in ((every, expected, upstream), (last, expected[:, -1], upstream[:, -1])):
+        gradients = [torch.autograd.grad((v * weight).sum(), signal, retain_graph=True)[0] for v in (found, truth)]
+        assert relative_error(*gradients) < 1e-11
+    timed = [None] * 40 if times is None else times.unbind(1)
+    with torch.no_grad():
+        state = memory.remember(signal[:, :20], None if times is None else times[:, :20])
+        rest = memory.remember(signal[:, 20:], None if times is None else times[:, 20:], state=state)
+        for k in range(20, 40):
+            state = memory.step(signal[:, k], timed[k], state=state)
+    assert relative_error(rest.coefficients, expected[:, -1]) < 1e-12
+    assert relative_error(state.coefficients, expected[:, -1]) < 1e-12
+
+
+@pytest.mark.parametrize("power", [-0.5, 1.0])
+@pytest.mark.parametrize("discretization", ["bilinear", 0.7, "zoh"])
+def test_a_power_of_time_has_the_gradients_of_finite_differences(power, discretization):
+    memory, signal = HiPPO(JacS(power), 4, discretization), torch.randn(2, 6, requires_grad=True)
+    for read in (lambda f: memory(f)[0], lambda f: memory.remember(f).coefficients):
+        assert torch.autograd.gradcheck(read, signal)
 
 
 def smooth(x):
@@ -851,13 +900,19 @@ IMPLEMENTATIONS = {  # by the name of their route
     "scan": [(lti, "scan")],
     "convolution": [(lti, "convolution")],
     "matrix products": [(Transition, "__call__")],
+    "weighted sum": [(scaled, "remember")],
 }
 ROUTES = [  # measure, discretization, length, timed, dtype, the route of forward, that of remember, and a word of why
     (LegS(), "bilinear", 90, False, torch.float64, "compiled loop", "wavefront", "the last state alone"),
     (LegS(), "bilinear", 90, True, torch.float32, "compiled loop", "compiled loop", "times of their own"),
     (LegS(), 0.3, 90, False, torch.float32, "compiled loop", "compiled loop", "not bilinear"),
     (LegS(), "bilinear", 9, False, torch.bfloat16, "compiled loop", "wavefront", "the last state alone"),
-    (LegS(), "zoh", 9, False, torch.float64, "matrix products", "matrix products", "own matrix under zoh"),
+    (JacS(1.0), "bilinear", 90, False, torch.float64, "compiled loop", "wavefront", "the last state alone"),
+    (JacS(1.0), "bilinear", 90, True, torch.float64, "compiled loop", "compiled loop", "times of their own"),
+    (Scaled(begin=1.0), 0.3, 90, False, torch.float32, "compiled loop", "compiled loop", "not bilinear"),
+    (LegS(), "zoh", 9, False, torch.float64, "matrix products", "weighted sum", "the last state alone"),
+    (JacS(1.0), "zoh", 9, True, torch.float32, "matrix products", "weighted sum", "the last state alone"),
+    (Scaled(tilted=True), "zoh", 9, False, torch.float64, "matrix products", "matrix products", "own matrix under zoh"),
     (LegT(20.0), "bilinear", 90, False, torch.float64, "matrix products", "blocks of samples", "the last state alone"),
     (LegT(20.0), "bilinear", 9, False, torch.float64, "matrix products", "matrix products", "one matrix"),
     (LegT(20.0), "zoh", 90, True, torch.float64, "matrix products", "matrix products", "each gap"),

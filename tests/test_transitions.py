@@ -6,7 +6,7 @@ from scipy.linalg import expm
 
 from hippo import discretize, transitions
 from hippo.measures import LegS, LegT
-from hippo.transitions import Filling, held_by_legs
+from hippo.transitions import Filling, held
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -25,7 +25,7 @@ def test_the_dilation_is_the_zero_order_hold_in_logarithmic_time(order, r, relat
     augmented = torch.zeros(order + 1, order + 1)
     augmented[:order, :order], augmented[:order, order] = A, B
     exact = torch.from_numpy(expm(torch.log(1 / torch.tensor(r)).numpy() * augmented.numpy()))[:order]
-    assert relative_error(matrix(held_by_legs(order, torch.tensor(1 - r)), order), exact) < 1e-12
+    assert relative_error(matrix(held(order, torch.tensor(1 - r), 0.0), order), exact) < 1e-12
     if r < 0.99:
         A_bar, B_bar = discretize.zoh(A, B, torch.log(1 / torch.tensor(r)))
         assert relative_error(torch.cat([A_bar, B_bar.unsqueeze(-1)], dim=-1), exact) < 1e-12
@@ -33,22 +33,22 @@ def test_the_dilation_is_the_zero_order_hold_in_logarithmic_time(order, r, relat
 
 def test_dilations_compose_as_their_ratios_multiply(relative_error):
     """Reading [0, 1] as [0, 2] as [0, 6] is reading it as [0, 6]; the input held meanwhile is one interval."""
-    twice, thrice, both = (held_by_legs(24, torch.tensor(1 - r)) for r in (1 / 2, 1 / 3, 1 / 6))
+    twice, thrice, both = (held(24, torch.tensor(1 - r), 0.0) for r in (1 / 2, 1 / 3, 1 / 6))
     c, f = torch.randn(24), torch.randn(())
     assert relative_error(thrice(twice(c, f), f), both(c, f)) < 1e-12
 
 
 def test_a_dilation_from_time_zero_forgets_all_that_was():
     c, f = torch.randn(2, 16), torch.randn(2)
-    after = held_by_legs(16, torch.tensor([1.0, 1.0]))(c, f)
+    after = held(16, torch.tensor([1.0, 1.0]), 0.0)(c, f)
     torch.testing.assert_close(after, torch.nn.functional.pad(f[:, None], (0, 15)), rtol=0, atol=1e-14)
 
 
-def test_every_sample_of_a_batch_has_its_own_held_by_legs(relative_error):
+def test_every_sample_of_a_batch_has_its_own_exact_step(relative_error):
     step, c, f = torch.tensor([0.5, 0.0, 0.01]), torch.randn(3, 9), torch.randn(3)
-    together = held_by_legs(9, step)(c, f)
+    together = held(9, step, 0.0)(c, f)
     for k in range(3):
-        assert relative_error(together[k], held_by_legs(9, step[k])(c[k], f[k])) < 1e-13
+        assert relative_error(together[k], held(9, step[k], 0.0)(c[k], f[k])) < 1e-13
     assert torch.equal(together[1], c[1])
 
 

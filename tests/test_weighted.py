@@ -6,7 +6,7 @@ import scipy.integrate
 import torch
 
 from hippo import HiPPO
-from hippo.measures import ChebT, LegS, LegT
+from hippo.measures import ChebT, JacS, LegS, LegT
 from hippo.weighted import Scaled, Sliding, orthonormal, uniform
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -34,8 +34,14 @@ def close(one, other, tolerance=1e-10):
 @pytest.mark.parametrize("order", [1, 2, 33, 256])
 @pytest.mark.parametrize(
     ("general", "known"),
-    [(Scaled(), LegS()), (Sliding(3.0), LegT(3.0)), (Sliding(3.0, begin=-0.5, now=-0.5), ChebT(3.0))],
-    ids=["LegS", "LegT", "ChebT"],
+    [
+        (Scaled(), LegS()),
+        (Scaled(begin=-0.5), JacS(-0.5)),
+        (Scaled(begin=3.5), JacS(3.5)),
+        (Sliding(3.0), LegT(3.0)),
+        (Sliding(3.0, begin=-0.5, now=-0.5), ChebT(3.0)),
+    ],
+    ids=["LegS", "JacS below", "JacS above", "LegT", "ChebT"],
 )
 def test_the_general_formulas_give_what_is_known(general, known, order):
     for one, other in zip(general.dynamics(order), known.dynamics(order), strict=True):

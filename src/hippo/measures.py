@@ -15,7 +15,7 @@ reads it from its own coefficients, which is the one approximation made, and van
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -40,6 +40,11 @@ class Measure(ABC):
         if "__init__" in vars(cls):
             raise TypeError(f"{cls.__name__} has an __init__ of its own: make it a frozen dataclass, with fields")
 
+    @property
+    def scaled_power(self) -> float | None:
+        """a where the measure is that of `JacS`, whose steps cost O(N); None for all others."""
+        return None
+
     @abstractmethod
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
         """Return the state matrix A (N, N) and the input vector B (N,) of the ODE, in float64 on the CPU."""
@@ -59,23 +64,56 @@ class Measure(ABC):
 
 
 @dataclass(frozen=True)
-class LegS(Measure):
-    """Scaled Legendre: the whole past [0, t], weighted evenly (Theorem 2 of arXiv 2008.07669)."""
+class JacS(Measure):
+    """Scaled Jacobi: the whole past [0, t], a moment x weighted by (1 + a) (x/t)^a, of which a = 0 makes `LegS`.
+
+    Its basis is that of Jacobi's polynomials P_n^(0,a). Integration by parts (Appendix B of arXiv 2008.07669) gives,
+    with s_n = √(2n + 1 + a),
+
+        A_nn = −(n + 1 + a),   A_nk = −s_n s_k below the diagonal,   B_n = s_0 s_n.
+
+    The system is closed: coefficients are exact at every N. The weight is a probability; under (x/t)^a / t itself, B
+    would be s, and all coefficients 1/s_0 times these.
+
+    Args:
+        power: a > −1. Above 0 the recent past counts more, below 0 the beginning.
+
+    Raises:
+        ValueError: If a is beyond its range.
+    """
 
     scale_invariant: ClassVar[bool] = True
+    power: float
+
+    def __post_init__(self) -> None:
+        if not -1 < self.power < math.inf:
+            raise ValueError(f"the power of {type(self).__name__} must be above -1 and finite, not {self.power}")
+
+    @property
+    def scaled_power(self) -> float:
+        return self.power
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
-        s = _legendre_norms(order)
-        return -torch.tril(s[:, None] * s, diagonal=-1) - torch.diag(_index(order) + 1), s
+        n = _index(order)
+        s = torch.sqrt(2 * n + (1 + self.power))
+        return -torch.tril(s[:, None] * s, diagonal=-1) - torch.diag(n + (1 + self.power)), s[0] * s
 
     def window(self, now: float) -> tuple[float, float]:
         return 0.0, now
 
     def basis(self, order: int, times: Tensor, now: float) -> Tensor:
-        return _legendre_norms(order).to(times) * legendre(order, 2 * times / now - 1)
+        norms = torch.sqrt((2 * _index(order) + (1 + self.power)) / (1 + self.power))
+        return norms.to(times) * jacobi(order, 2 * times / now - 1, self.power)
 
     def weight(self, times: Tensor, now: float) -> Tensor:
-        return torch.full_like(times, 1 / now)
+        return (1 + self.power) / now * (times / now) ** self.power
+
+
+@dataclass(frozen=True)
+class LegS(JacS):
+    """Scaled Legendre: the whole past [0, t], weighted evenly (Theorem 2 of arXiv 2008.07669)."""
+
+    power: float = field(default=0.0, init=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -296,9 +334,18 @@ def by_name(name: str) -> Measure:
 
 def legendre(order: int, x: Tensor) -> Tensor:
     """Return the Legendre polynomials P_0, …, P_{N-1} at x of shape (...), as a tensor (..., N)."""
-    values = [torch.ones_like(x), x]
+    return jacobi(order, x, 0.0)
+
+
+def jacobi(order: int, x: Tensor, power: float) -> Tensor:
+    """Return Jacobi's polynomials P_0^(0,a), …, P_{N-1}^(0,a) of a = power at x of shape (...), as a tensor (..., N):
+    those that are orthogonal under (1 + x)^a on [−1, 1], and 1 at x = 1."""
+    values = [torch.ones_like(x), ((2 + power) * x - power) / 2]
     for n in range(1, order - 1):
-        values.append(((2 * n + 1) * x * values[n] - n * values[n - 1]) / (n + 1))
+        twice = 2 * n + power
+        ratio = (twice + 2) / (2 * (n + 1 + power))  # 1 of Legendre's, as are all quotients below without rounding
+        slope, shift = ratio * (twice + 1), ratio * (twice + 1) * power**2 / (twice * (twice + 2))
+        values.append(((slope * x - shift) * values[n] - ratio * 2 * n * (n + power) / twice * values[n - 1]) / (n + 1))
     return torch.stack(values[:order], dim=-1)
 
 

@@ -31,29 +31,30 @@ class State(NamedTuple):
 class HiPPO(nn.Module):
     """High-order polynomial projection of a signal's past, kept up to date online (arXiv 2008.07669).
 
-    The memory holds no weights and no tables, and knows no maximum length. A step of LegS costs O(N), or O(N²) under
-    "zoh", whose transitions gradients have to keep, L·N² numbers; one of another measure of all the past takes a matrix
-    of its own each time, O(N³). One of a translated measure costs O(N²), with one
-    transition for all steps, or one for each gap that occurs where the whole batch has the same timestamps; where each
-    sample has its own, gradients keep B·L·N² numbers.
+    The memory holds no weights and no tables, and knows no maximum length. A step of LegS, or of JacS, costs O(N).
+    Under "zoh" it costs O(N²), and gradients have to keep its transitions, L·N² numbers; but `remember` costs O(N) a
+    sample, and its gradients keep L·N. A step of another measure of all the past takes a matrix of its own each time,
+    O(N³). One of a translated measure costs O(N²), with one transition for all steps, or one for each gap that occurs
+    where the whole batch has the same timestamps; where each sample has its own, gradients keep B·L·N² numbers.
 
-    On a CPU, where `hippo.kernels.compiled()`, steps of LegS under a generalized bilinear transform are compiled. They
-    have gradients of any order; batched ones (`is_grads_batched`), and vectorised data, they have not. `route` says
-    which implementation serves a call.
+    On a CPU, where `hippo.kernels.compiled()`, steps of LegS and JacS under a generalized bilinear transform are
+    compiled. They have gradients of any order; batched ones (`is_grads_batched`), and vectorised data, they have not.
+    `route` says which implementation serves a call.
 
     **Time.** With timestamps, sample k stands for the interval (t_{k-1}, t_k], and the first one for all that was
     before: the memory starts as that of a constant. One that repeats the timestamp before it stands for no time at all
-    and leaves the memory as it was. LegS depends on ratios of times only, hence multiplying all timestamps by a
-    constant changes nothing; the other measures depend on differences only, hence adding one changes nothing. (Gaps of
-    several windows are for "zoh": a bilinear transform rings.) Without timestamps, steps are 1 and a translated memory
-    starts empty; LegS under a generalized bilinear transform has t_k = 0, 1, …, as in the paper: the first sample fills
-    the memory and the k-th moves it by dt/t = 1/k.
+    and leaves the memory as it was. A memory of all the past depends on ratios of times only, hence multiplying all
+    timestamps by a constant changes nothing; the others depend on differences only, hence adding one changes nothing.
+    (Gaps of several windows are for "zoh": a bilinear transform rings.) Without timestamps, steps are 1 and a
+    translated memory starts empty; a memory of all the past under a generalized bilinear transform has t_k = 0, 1, …,
+    as in the paper: the first sample fills the memory and the k-th moves it by dt/t = 1/k.
 
     Args:
         measure: "legs", or a `Measure` with its parameters: LegT(length=200).
         order: Number of coefficients N ≥ 1.
-        discretization: "bilinear", "euler", "backward_euler", "zoh" (exact for piecewise-constant input, but dense),
-            or a number α ∈ [0, 1] for the generalized bilinear transform.
+        discretization: "bilinear", "euler", "backward_euler", "zoh" (exact for piecewise-constant input, in log t for a
+            measure of all the past; but a step is dense), or a number α ∈ [0, 1] for the generalized bilinear
+            transform.
 
     Raises:
         ValueError: For an order below 1, or an unknown measure or discretization.
@@ -111,9 +112,9 @@ class HiPPO(nn.Module):
         """Remember a whole signal, or the next chunk of one, and return the state after it: what `forward` has at the
         end, without what it has on the way.
 
-        Without timestamps this takes millions of steps a second: bilinear LegS where `hippo.kernels.compiled()`, its
-        gradients without memory, and translated measures in blocks of samples. Arguments and errors are those of
-        `forward`.
+        Without timestamps this takes millions of steps a second: bilinear LegS and JacS where
+        `hippo.kernels.compiled()`, their gradients without memory, and translated measures in blocks of samples.
+        Arguments and errors are those of `forward`.
         """
         whole = self._begin(signal, timestamps, state)
         route = routes.choose(self._law, whole, last=True, form="recurrence")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hippo import schedule, steps, transitions
-from hippo.kernels import legs, lti
+from hippo.kernels import legs, lti, scaled
 from hippo.steps import Law
 from hippo.values import may_look
 
@@ -24,8 +24,8 @@ class Route(NamedTuple):
 
     Attributes:
         name: "compiled loop", or "wavefront", which is compiled as well and faster; "GPU kernel"; "plain loop", in
-            tensor operations; "matrix products", one a sample; "blocks of samples"; "scan"; "convolution"; "first
-            sample", which fills the memory and takes no step.
+            tensor operations; "matrix products", one a sample; "weighted sum", of all samples; "blocks of samples";
+            "scan"; "convolution"; "first sample", which fills the memory and takes no step.
         reason: What decides.
     """
 
@@ -69,10 +69,12 @@ def choose(law: Law, signal: Signal, *, last: bool, form: Form) -> Route:
         if name != "compiled loop" or not last or length == 1:
             return Route(name, reason)
         if timestamps is not None or isinstance(since, Tensor):
-            return Route(name, "LegS, and samples have times of their own")
+            return Route(name, "a step costs O(N), and samples have times of their own")
         if transitions.alpha(law.discretization) != 0.5:
-            return Route(name, f"LegS, and the discretization is not bilinear but {law.discretization}")
-        return Route("wavefront", "bilinear LegS without timestamps, and the last state alone")
+            return Route(name, f"a step costs O(N), and the discretization is not bilinear but {law.discretization}")
+        return Route("wavefront", "bilinear steps of O(N) without timestamps, and the last state alone")
+    if law.measure.scaled_power is not None and last and length > 1:
+        return Route("weighted sum", "exact steps, and the last state alone: each sample's share of it is known")
     if law.measure.scale_invariant:
         return Route("matrix products", f"each sample has its own matrix under {law.discretization}")
     if timestamps is not None:
@@ -125,9 +127,12 @@ def one_more(
     if law.linear_time:
         relative, alpha = (now - before) / now if now > before else 0.0, transitions.alpha(law.discretization)
         if f.dim() == 1:
-            c = legs.step(c, f, relative, alpha)
+            c = legs.step(c, f, relative, alpha, law.power)
         else:
-            c = legs.step(c.flatten(0, -2), f.flatten(), relative, alpha).view_as(c)
+            c = legs.step(c.flatten(0, -2), f.flatten(), relative, alpha, law.power).view_as(c)
+    elif law.measure.scaled_power is not None and now > before:
+        relative = torch.tensor((now - before) / now, dtype=torch.float64, device=c.device)
+        c = transitions.held(law.order, relative, law.power, c)(c, f)
     elif not law.measure.scale_invariant and now > before:
         c = transitions.translated(*law, 1.0 if timestamps is None else now - before, c.dtype, c.device)(c, f)
     else:
@@ -141,6 +146,8 @@ def _advance(route: Route, law: Law, signal: Signal, last: bool) -> Tensor:
         return _by_wavefront(law, signal)
     if route.name in ("compiled loop", "GPU kernel", "plain loop"):
         return _by_legs(law, signal, last)
+    if route.name == "weighted sum":
+        return _by_sum(law, signal)
     by_channel = samples.movedim(1, -1)
     if route.name == "blocks of samples":
         return lti.last(transitions.blocks(*law, c.dtype, c.device), by_channel, c)
@@ -166,7 +173,17 @@ def _by_wavefront(law: Law, signal: Signal) -> Tensor:
     if since is None:
         c = _filled(law, samples[:, 0])
         f, since = f[:, 1:], 0.0
-    return legs.remember(c.flatten(0, -2), f, since).view_as(c)
+    return legs.remember(c.flatten(0, -2), f, since, law.power).view_as(c)
+
+
+def _by_sum(law: Law, signal: Signal) -> Tensor:
+    samples, timestamps, since, c = signal
+    step = law.schedule(samples.shape[1], timestamps, since, c.device).relative
+    x = samples.unsqueeze(-1) if samples.dim() == 2 else samples
+    if since is None:
+        c = _filled(law, samples[:, 0])
+        x, step = x[:, 1:], step[1:]
+    return scaled.remember(x, c.view(*x[:, 0].shape, law.order), step, law.power, alpha=None).view_as(c)
 
 
 def _by_legs(law: Law, signal: Signal, last: bool) -> Tensor:
@@ -182,7 +199,7 @@ def _by_legs(law: Law, signal: Signal, last: bool) -> Tensor:
         f, step = f[:, 1:], step[1:]
         first = [] if last else [c.unsqueeze(1)]
     if f.shape[1]:
-        c = legs.sequence(c, f, step, transitions.alpha(law.discretization), every=not last)
+        c = legs.sequence(c, f, step, transitions.alpha(law.discretization), every=not last, power=law.power)
     if last:
         return c.unflatten(0, (batch, *channels))
     rows = torch.cat([*first, c], dim=1) if f.shape[1] else first[0]
@@ -190,7 +207,7 @@ def _by_legs(law: Law, signal: Signal, last: bool) -> Tensor:
 
 
 def _filled(law: Law, f: Tensor) -> Tensor:
-    """Return LegS's coefficients (..., N) after its first sample (...)."""
+    """Return the coefficients (..., N) of a memory of all the past after its first sample (...)."""
     return torch.nn.functional.pad(f.unsqueeze(-1), (0, law.order - 1))
 
 

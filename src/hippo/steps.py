@@ -12,7 +12,7 @@ from hippo import schedule, transitions
 from hippo.constants import constant
 from hippo.kernels import legs
 from hippo.kernels.gated import LegSSteps, LTIStep, Step
-from hippo.measures import LegS, Measure
+from hippo.measures import Measure
 from hippo.schedule import Schedule
 from hippo.transitions import Filling
 from hippo.values import may_look
@@ -30,7 +30,13 @@ class Law(NamedTuple):
     @property
     def linear_time(self) -> bool:
         """Whether a step is that of `hippo.kernels.legs`, which takes O(N)."""
-        return isinstance(self.measure, LegS) and self.discretization != "zoh"
+        return self.measure.scaled_power is not None and self.discretization != "zoh"
+
+    @property
+    def power(self) -> float:
+        """The power of the measure, which has one."""
+        assert self.measure.scaled_power is not None
+        return self.measure.scaled_power
 
     @property
     def origin(self) -> int:
@@ -73,19 +79,20 @@ def for_kernels(law: Law, length: int, timestamps: Tensor | None, like: Tensor) 
             times = timestamps.detach().to(torch.float64).mT
             step = schedule.relative_steps(times.diff(dim=0), times[1:])
         step = step.to(like).expand(-1, len(like)).contiguous()
-        return LegSSteps(step, transitions.alpha(law.discretization), law.order)
+        return LegSSteps(step, transitions.alpha(law.discretization), law.order, law.power)
     if law.measure.scale_invariant or timestamps is not None:
         return None
     return _lti_step(law, like.dtype, like.device)
 
 
 def _legs(law: Law, relative: Tensor, first: bool, like: Tensor) -> Iterator[Step]:
-    """Yield LegS's steps under a generalized bilinear transform, from relative steps (L, 1) or (L, B)."""
+    """Yield the steps that cost O(N) under a generalized bilinear transform, from relative steps (L, 1) or (L, B)."""
     if first:
         relative = relative[1:]
         yield Filling(torch.eye(1, law.order, dtype=like.dtype, device=like.device)[0])
     relative = relative.view(*relative.shape, *[1] * (like.dim() - 2))
-    yield from legs.legs_steps(law.order, relative, transitions.alpha(law.discretization), like.dtype)
+    alpha = transitions.alpha(law.discretization)
+    yield from legs.legs_steps(law.order, relative, alpha, like.dtype, law.power)
 
 
 def _dense(law: Law, when: Schedule, first: bool, like: Tensor) -> Iterator[Step]:
@@ -97,12 +104,13 @@ def _dense(law: Law, when: Schedule, first: bool, like: Tensor) -> Iterator[Step
     if first:
         steps = steps[1:]
         yield Filling(transitions.constant_past(law.measure, law.order).to(like))
-    A, B = (v.to(like.device) for v in law.measure.dynamics(law.order))
-    if isinstance(law.measure, LegS):
+    if law.measure.scaled_power is not None:
         count = max(1, _NUMBERS // (steps[:1].numel() * law.order**2 or 1))
         for some in steps.split(count):
-            yield from map(transitions.Transition, *transitions.held_by_legs(law.order, some, like))
-    elif law.measure.scale_invariant:
+            yield from map(transitions.Transition, *transitions.held(law.order, some, law.power, like))
+        return
+    A, B = (v.to(like.device) for v in law.measure.dynamics(law.order))
+    if law.measure.scale_invariant:
         yield from (transitions.scaled(A, B, law.discretization, step, like) for step in steps)
     elif gaps.dim() == 1:
         kept = functools.cache(lambda gap: transitions.translated(*law, gap, like.dtype, like.device))

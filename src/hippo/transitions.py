@@ -9,7 +9,7 @@ from hippo import discretize
 from hippo.constants import constant
 from hippo.kernels import lti
 from hippo.kernels import scaled as scale
-from hippo.measures import LegS, Measure
+from hippo.measures import Measure
 
 _ALPHA = {"euler": 0.0, "bilinear": 0.5, "backward_euler": 1.0}
 NAMES = (*_ALPHA, "zoh")  # of discretizations
@@ -95,7 +95,7 @@ def translated(
 @constant(maxsize=16)
 def constant_past(measure: Measure, order: int) -> Tensor:
     """Return the coefficients (N,) for a past that has been 1 for ever, where A c + B = 0, in float64."""
-    if isinstance(measure, LegS):  # whose first polynomial is 1
+    if measure.scaled_power is not None:  # whose first polynomial is 1
         return torch.eye(1, order, dtype=torch.float64)[0]
     A, B = measure.dynamics(order)
     return -(torch.linalg.pinv(A) @ B)
@@ -111,12 +111,10 @@ def blocks(
         return lti.Blocks.of(*step).to(torch.empty(0, dtype=dtype, device=device))
 
 
-def held_by_legs(order: int, step: Tensor, like: Tensor | None = None) -> Transition:
-    """Return the exact LegS steps (zero-order hold) over relative steps dt/t ∈ [0, 1] of shape (...): what `scaled` has
-    by a matrix exponential, by `hippo.kernels.scaled.dilation`."""
-    A = scale.dilation(order, step)
-    # Where no time passes, nothing changes: not even by rounding.
-    A = torch.where((step == 0)[..., None, None], torch.eye(order).to(A), A)
+def held(order: int, step: Tensor, power: float, like: Tensor | None = None) -> Transition:
+    """Return the exact steps (zero-order hold) of `hippo.measures.JacS` over relative steps dt/t ∈ [0, 1] of shape
+    (...): what `scaled` has by a matrix exponential, by `hippo.kernels.scaled.dilation`."""
+    A = scale.dilation(order, step, power)
     e_0 = torch.eye(1, order)[0].to(A)  # a constant input is remembered as a multiple of it, a fixed point
     B = e_0 - A[..., 0]
     return Transition(A, B) if like is None else Transition(A.to(like), B.to(like))

@@ -170,8 +170,8 @@ def orthonormal(density: Density, begin: float, now: float, order: int) -> Polyn
 class Scaled(Measure):
     """All the past [0, t], a moment x weighted by ω(x/t) = (x/t)^begin · density(x/t), normalized.
 
-    `Scaled(begin=a)` is exact for every a: LegS at 0, more of the recent past above. Like LegS, none of these memories
-    has a time scale of its own.
+    `Scaled(begin=a)` is `hippo.measures.JacS` by the general formulas, and its memory is computed like that one: exact,
+    and at O(N) a step. Like LegS, none of these memories has a time scale of its own.
 
     Args:
         begin: Exponent a > −1 at the window's beginning.
@@ -190,6 +190,10 @@ class Scaled(Measure):
     def __post_init__(self) -> None:
         _check_present(self.density)
         orthonormal(self.density, self.begin, 0.0, 1)
+
+    @property
+    def scaled_power(self) -> float | None:
+        return self.begin if self.density is uniform and not self.tilted else None
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
         found = orthonormal(self.density, self.begin, 0.0, order)

@@ -52,6 +52,18 @@ def test_a_step_is_that_of_the_equations_and_so_are_its_gradients(order, rows, b
     assert torch.equal(before[step == 0], weight[step == 0])
 
 
+def test_a_step_under_a_power_of_time_is_that_of_the_equations_and_so_are_its_gradients():
+    c, weight, f, step = samples(19, 5)
+    leaves = [v.clone().requires_grad_() for v in (c, f)]
+    expected = legs_step(*leaves, step, 0.5, 0.7)
+    gradients = torch.autograd.grad((expected * weight).sum(), leaves)
+    got, before, grad_f = torch.empty_like(c), weight.clone(), torch.empty_like(f)
+    legs_gpu.advance(c, step, f, 0.5, got, 0.7)
+    legs_gpu.retreat(weight, step, grad_f, 0.5, before, 0.7)
+    for one, other in [(got, expected), (before, gradients[0]), (grad_f, gradients[1])]:
+        assert (one - other).abs().max() <= 1e-10
+
+
 def test_in_single_precision_a_step_rounds_like_the_equations():
     c, weight, f, step = (v.float() for v in samples(100, 5))
     got, before, grad_f = torch.empty_like(c), torch.empty_like(c), torch.empty_like(f)
@@ -65,18 +77,23 @@ def test_in_single_precision_a_step_rounds_like_the_equations():
 
 
 @pytest.mark.parametrize("every", [False, True])
-@pytest.mark.parametrize(("order", "rows", "length", "batch"), [(1, 1024, 1, 1), (7, 1024, 3, 2), (7, 4, 3, 2)])
-def test_a_sequence_is_its_steps_and_so_are_gradients_of_any_order(order, rows, length, batch, every, monkeypatch):
+@pytest.mark.parametrize(
+    ("order", "rows", "length", "batch", "power"),
+    [(1, 1024, 1, 1, 0.0), (7, 1024, 3, 2, 0.0), (7, 4, 3, 2, 0.0), (7, 4, 3, 2, 0.7)],
+)
+def test_a_sequence_is_its_steps_and_so_are_gradients_of_any_order(
+    order, rows, length, batch, power, every, monkeypatch
+):
     monkeypatch.setattr(legs_gpu, "ROWS", rows)
     c, f, step = numbers(order, batch).mT, numbers(length, batch, seed=1).mT, numbers(length, batch, seed=2).sigmoid()
     step[length // 2, batch // 2] = 0
     leaves = [v.requires_grad_() for v in (c, f)]
     state, states = c, []
     for t in range(length):
-        state = legs_step(state, f[:, t], step[t], 0.5)
+        state = legs_step(state, f[:, t], step[t], 0.5, power)
         states.append(state)
     expected = torch.stack(states, 1) if every else state
-    got = legs_gpu.sequence(c, f, step, 0.5, every)
+    got = legs_gpu.sequence(c, f, step, 0.5, every, power)
     weight = numbers(*expected.shape, seed=3)
     found = []
     for result in (got, expected):

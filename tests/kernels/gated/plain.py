@@ -5,17 +5,17 @@ import torch
 from hippo.kernels.legs.naive import legs_step
 
 
-def advance(c, step, u, alpha, target):
-    target.copy_(legs_step(c, u, step, alpha))
+def advance(c, step, u, alpha, target, power):
+    target.copy_(legs_step(c, u, step, alpha, power))
 
 
-def retreat(grad, step, u, alpha, target):
+def retreat(grad, step, u, alpha, target, power):
     """By the dense matrix of each sample's step."""
     batch, order = grad.shape
     unit = torch.eye(order, dtype=grad.dtype, device=grad.device).expand(batch, order, order)
     steps = step.unsqueeze(-1).expand(batch, order)
-    columns = legs_step(unit, torch.zeros_like(steps), steps, alpha)
-    u.copy_((legs_step(torch.zeros_like(grad), torch.ones_like(u), step, alpha) * grad).sum(-1))
+    columns = legs_step(unit, torch.zeros_like(steps), steps, alpha, power)
+    u.copy_((legs_step(torch.zeros_like(grad), torch.ones_like(u), step, alpha, power) * grad).sum(-1))
     target.copy_((columns @ grad.unsqueeze(-1)).squeeze(-1))
 
 

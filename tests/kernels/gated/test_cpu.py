@@ -8,6 +8,7 @@ import torch
 import torch.utils.checkpoint
 
 from hippo.kernels import gated as kernels
+from hippo.measures import JacS
 from hippo.models import HiPPORNN
 
 cpu = pytest.importorskip("hippo.kernels.gated.cpu")
@@ -60,6 +61,18 @@ def test_it_is_the_equations_and_so_is_every_gradient(steps, timed, dtype, bound
     for one, other in zip(got, states_and_gradients(model, x, timestamps, steps), strict=True):
         assert (one - other).abs().max() <= bound * other.abs().max()
     assert len(used) == 2
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_memory_under_a_power_of_time_has_the_same_loop(timed, used, monkeypatch):
+    torch.manual_seed(0)
+    model, x = HiPPORNN(3, 9, measure=JacS(1.5), memory_order=20).double(), torch.randn(33, 12, 3, dtype=torch.float64)
+    timestamps = torch.rand(33, 12, dtype=torch.float64).cumsum(1) if timed else None
+    got = states_and_gradients(model, x.requires_grad_(), timestamps)
+    assert len(used) == 2
+    monkeypatch.setattr(kernels, "choose", lambda *_: "naive")
+    for one, other in zip(got, states_and_gradients(model, x, timestamps), strict=True):
+        assert (one - other).abs().max() <= 1e-13 * other.abs().max()
 
 
 @pytest.mark.parametrize(("order", "length"), [(1, 1), (1, 30), (16, 8), (17, 9), (40, 2)])

@@ -45,7 +45,8 @@ def test_they_compile_for_a_gpu_and_keep_their_precision(real):
     from hippo.kernels.gated import gpu as gated_gpu
     from hippo.kernels.legs import gpu as legs_gpu
 
-    constants = {"alpha": 0.3, "ROWS": 64, "COLUMNS": 4, "BLOCK": 128, "ADJOINT": real == "fp32", "BLOCKS": 2}
+    constants = {"alpha": 0.3, "FIRST": 1.7, "ROWS": 64, "COLUMNS": 4, "BLOCK": 128, "ADJOINT": real == "fp32"}
+    constants |= {"BLOCKS": 2}
     kernels = legs_gpu._step, legs_gpu._sequence, gated_gpu._update_state, gated_gpu._update_state_adjoint
     for kernel in kernels:
         ptx = build(kernel, real, **constants).asm["ptx"]
@@ -75,7 +76,8 @@ def test_the_launch_shape_of_the_legs_step_is_the_one_that_the_compiler_reports_
 
     found = {}
     for columns, warps in [(1, 1), (1, 4), (2, 2), (4, 4)]:
-        constants = {"alpha": 0.5, "ADJOINT": False, "ROWS": 512, "c_row": 1, "target_row": 1, "COLUMNS": columns}
+        constants = {"alpha": 0.5, "FIRST": 1.0, "ADJOINT": False, "ROWS": 512, "c_row": 1, "target_row": 1}
+        constants |= {"COLUMNS": columns}
         found[columns, warps] = resources(build(legs_gpu._step, "fp32", warps, **constants), tmp_path)
         print(f"LegS step, {columns} columns, {warps} warps: {found[columns, warps]}")
     shape = legs_gpu.launch_shape(512)
@@ -91,7 +93,7 @@ def test_a_sequence_fits_the_registers(order, tmp_path):
 
     shape = legs_gpu.launch_shape(order)
     for adjoint in (False, True):
-        constants = {"alpha": 0.5, "ADJOINT": adjoint, "BLOCKS": order // shape["ROWS"], **shape}
+        constants = {"alpha": 0.5, "FIRST": 1.0, "ADJOINT": adjoint, "BLOCKS": order // shape["ROWS"], **shape}
         found = resources(build(legs_gpu._sequence, "fp32", shape["num_warps"], **constants), tmp_path)
         print(f"LegS sequence, N = {order}, {'back' if adjoint else 'forth'}: {found}")
         assert found["spilled"] == 0

@@ -8,9 +8,10 @@ import torch
 
 from hippo import HiPPO
 from hippo.kernels.common import native
-from hippo.kernels.legs import cpu
+from hippo.kernels.legs import cpu, naive
 from hippo.kernels.legs.naive import legs_step
 from hippo.models import HiPPORNN
+from tests.kernels.pairs import assert_pair
 
 
 @pytest.mark.filterwarnings("error")
@@ -54,6 +55,19 @@ def test_a_sequence_is_its_steps_and_so_are_its_gradients(order, length, batch, 
         assert (mine - theirs).abs().max() <= 1e-12 * theirs.abs().max()
 
 
+@pytest.mark.parametrize("power", [-0.5, 3.5])
+def test_a_power_of_time_is_that_of_the_reference_and_so_are_its_gradients(power):
+    pytest.importorskip("numba")
+    c, f, step = (torch.rand(shape, dtype=torch.float64) for shape in [(3, 17), (3, 70), (70, 3)])
+    for alpha in (0.5, 1.0):
+        assert_pair(
+            lambda c, f, alpha=alpha: cpu.sequence(c, f, step, alpha, True, power),
+            lambda c, f, alpha=alpha: naive.sequence(c, f, step, alpha, True, power),
+            [c.requires_grad_(), f.requires_grad_()],
+            bound=1e-12,
+        )
+
+
 def test_a_step_of_zero_changes_nothing_at_all():
     pytest.importorskip("numba")
     c, f = torch.randn(7, 33), torch.randn(7, 4)
@@ -81,12 +95,13 @@ def test_one_step_is_a_sequence_of_one(batch, dtype):
     assert torch.equal(c, before)
 
 
+@pytest.mark.parametrize("power", [0.0, 1.5])
 @pytest.mark.parametrize("every", [False, True])
-def test_a_sequence_has_gradients_of_any_order(every):
+def test_a_sequence_has_gradients_of_any_order(every, power):
     pytest.importorskip("numba")
     c, f = (torch.rand(shape, dtype=torch.float64, requires_grad=True) for shape in [(2, 4), (2, 5)])
     step = torch.rand(5, 2, dtype=torch.float64)
-    squared = lambda c, f: cpu.sequence(c, f, step, 0.5, every).square()  # noqa: E731
+    squared = lambda c, f: cpu.sequence(c, f, step, 0.5, every, power).square()  # noqa: E731
     assert torch.autograd.gradcheck(squared, (c, f))
     assert torch.autograd.gradgradcheck(squared, (c, f))
 

@@ -6,19 +6,19 @@ import torch
 from hippo import discretize
 from hippo.kernels.legs import naive
 from hippo.kernels.legs.naive import legs_step
-from hippo.measures import LegS
+from hippo.measures import JacS
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def matrix(order, step, alpha, batch=()):
+def matrix(order, step, alpha, batch=(), power=0.0):
     """The matrix [Ā | B̄] of a step, column by column: (*batch, N, N + 1)."""
     inputs = torch.eye(order + 1).view(order + 1, *(1 for _ in batch), order + 1).expand(-1, *batch, -1)
-    return legs_step(inputs[..., :-1], inputs[..., -1], step, alpha).movedim(0, -1)
+    return legs_step(inputs[..., :-1], inputs[..., -1], step, alpha, power).movedim(0, -1)
 
 
-def dense(order, step, alpha):
-    A_bar, B_bar = discretize.gbt(*LegS().dynamics(order), step, alpha)
+def dense(order, step, alpha, power=0.0):
+    A_bar, B_bar = discretize.gbt(*JacS(power).dynamics(order), step, alpha)
     return torch.cat([A_bar, B_bar.unsqueeze(-1)], dim=-1)
 
 
@@ -27,6 +27,15 @@ def dense(order, step, alpha):
 def test_a_step_equals_the_dense_transform(order, alpha, relative_error):
     for t in (1, 2, 7, 784, 10**6):
         assert relative_error(matrix(order, torch.tensor(1 / t), alpha), dense(order, 1 / t, alpha)) < 1e-12
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("power", [-0.5, 1.0, 3.5])
+@pytest.mark.parametrize("order", [1, 33])
+def test_a_step_under_a_power_of_time_equals_the_dense_transform(order, power, alpha, relative_error):
+    for t in (1, 2, 784):
+        found = matrix(order, torch.tensor(1 / t), alpha, power=power)
+        assert relative_error(found, dense(order, 1 / t, alpha, power)) < 1e-12
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])

@@ -23,22 +23,23 @@ def denormals() -> bool:
     return (torch.tensor([1e-30]) * 1e-9).item() > 0
 
 
-def step_by_step(c: torch.Tensor, f: torch.Tensor, time: int) -> torch.Tensor:
+def step_by_step(c: torch.Tensor, f: torch.Tensor, time: int, power: float = 0.0) -> torch.Tensor:
     for i, sample in enumerate(f.unbind(-1)):
-        c = legs_step(c, sample, torch.tensor(1 / (time + i + 1), dtype=torch.float64))
+        c = legs_step(c, sample, torch.tensor(1 / (time + i + 1), dtype=torch.float64), power=power)
     return c
 
 
+@pytest.mark.parametrize("power", [0.0, -0.5, 3.5])
 @pytest.mark.parametrize(
     ("order", "length", "time"), [(1, 1, 0), (1, 200, 0), (3, 64, 1), (5, 63, 0), (37, 300, 10**6), (256, 130, 7)]
 )
-def test_it_is_the_reference_step_by_step_and_so_are_its_gradients(order, length, time):
+def test_it_is_the_reference_step_by_step_and_so_are_its_gradients(order, length, time, power):
     c, f, weight = (
         signal(3, order).requires_grad_(),
         signal(3, length, seed=1).requires_grad_(),
         signal(3, order, seed=2),
     )
-    whole, reference = wavefront.remember(c, f, time), step_by_step(c, f, time)
+    whole, reference = wavefront.remember(c, f, time, power), step_by_step(c, f, time, power)
     for one, other in zip(
         [whole, *torch.autograd.grad((whole * weight).sum(), (c, f))],
         [reference, *torch.autograd.grad((reference * weight).sum(), (c, f))],
@@ -70,9 +71,10 @@ def test_gradients_that_fade_do_so_without_denormal_numbers_which_the_thread_sti
         torch.set_flush_denormal(not had_them)
 
 
-def test_its_gradients_are_those_of_finite_differences():
+@pytest.mark.parametrize("power", [0.0, 1.5])
+def test_its_gradients_are_those_of_finite_differences(power):
     c, f = signal(2, 4).requires_grad_(), signal(2, 70, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda c, f: wavefront.remember(c, f, 2.0), (c, f))
+    assert torch.autograd.gradcheck(lambda c, f: wavefront.remember(c, f, 2.0, power), (c, f))
 
 
 @pytest.mark.parametrize("shape", [(2, 150), (2, 150, 3)])

@@ -129,6 +129,27 @@ def test_single_precision_keeps_what_its_digits_can(form, relative_error):
         assert relative_error(single[1], exact[1]) < 1e-4
 
 
+@pytest.mark.parametrize("power", [-0.5, 0.0, 1.0, 3.5])
+def test_integrals_of_the_polynomials_are_the_first_column_of_a_dilation(power, relative_error):
+    s = torch.tensor([[0.0, 1e-3, 0.3], [0.9, 0.999, 1.0]])
+    for order in (1, 2, 40):
+        found, dilations = naive.integrals(order, s, power), scaled.dilation(order, 1 - s, power)
+        assert relative_error(found, dilations[..., 0]) < 1e-12
+        assert torch.equal(found[1, 2], torch.eye(1, order)[0])
+        assert relative_error(dilations, naive.dilation(order, 1 - s, power)) < 1e-13
+        assert torch.equal(dilations[1, 2], torch.eye(order))
+        assert torch.equal(naive.dilation(order, 1 - s, power)[1, 2], torch.eye(order))
+
+
+def test_what_is_held_in_parts_is_the_whole(monkeypatch):
+    x, state, step, _ = (v.detach() for v in a_problem())
+    for steps in (step, step[:, :1]):
+        whole = scaled.remember(x, state, steps, 0.7, None)
+        with monkeypatch.context() as patch:
+            patch.setattr(naive, "_NUMBERS", 100)
+            torch.testing.assert_close(scaled.remember(x, state, steps, 0.7, None), whole, **CLOSE)
+
+
 def test_a_dilation_is_the_exact_step():
     steps = torch.tensor([0.0, 1e-3, 0.4, 0.999, 1.0])
     for order, bound in ((30, 1e-12), (64, 1e-9)):

@@ -59,10 +59,11 @@ class _Gated(torch.autograd.Function):
         step: Tensor,
         alpha: float,
         order: int,
+        power: float,
         recording: bool,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)  # states that nothing depends on have the gradient None, not zeros
-        ctx.steps, ctx.channels = LegSSteps(step, alpha, order), x.shape[-1]
+        ctx.steps, ctx.channels = LegSSteps(step, alpha, order, power), x.shape[-1]
         places = len(x) if recording and any(ctx.needs_input_grad) else 2
         read, gates, hidden, threads = _forward(x, weight, written, write, ctx.steps, places)
         ctx.save_for_backward(weight, write, read, gates, hidden, threads)
@@ -72,7 +73,7 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, *grad_hidden: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # a graph of the gradient is asked for
             raise RuntimeError("the HiPPO network has gradients of first order only; HiPPORNN.step_by_step has all")
-        return *_backward(*ctx.saved_tensors, ctx.steps, ctx.channels, grad_hidden), None, None, None, None
+        return *_backward(*ctx.saved_tensors, ctx.steps, ctx.channels, grad_hidden), None, None, None, None, None
 
 
 @native.opaque
@@ -85,7 +86,7 @@ def _forward(
     gates = buffers.empty(places * batch * doubled, x).view(places, batch, doubled)
     hidden = buffers.empty((length + 1) * batch * size, x).view(length + 1, batch, size)
     hidden[0].zero_()
-    shares, rule = split(batch), _step.recursion(steps.order, steps.alpha, x.dtype)
+    shares, rule = split(batch), _step.recursion(steps.order, steps.alpha, x.dtype, steps.power)
     share(_advance, x, weight.mT, written, write, steps.step, rule, read, gates, hidden, shares=shares)
     return read, gates, hidden, torch.tensor(len(shares), device="cpu")
 
@@ -110,7 +111,7 @@ def _backward(
     number = torch.full((length,), -1)
     number[present] = torch.arange(len(present))
     grad_x, grad_written = gates.new_zeros(length, batch, channels), gates.new_zeros(length, batch)
-    rule = _step.recursion(steps.order, steps.alpha, gates.dtype)
+    rule = _step.recursion(steps.order, steps.alpha, gates.dtype, steps.power)
     arrays = grads, number, weight, write, steps.step, rule, read, gates, hidden
     parts = share(_retreat, *arrays, grad_x, grad_written, shares=shares)
     grad_weight, grad_write = (torch.from_numpy(sum(part)) for part in zip(*parts, strict=True))
@@ -120,7 +121,7 @@ def _backward(
 @loop
 def _advance(x, weight, written, write, step, recursion, read, gates, hidden, begin, end):
     """All steps for the samples from `begin` to `end`; c holds their coefficients, (N, B)."""
-    order, count, steps = len(recursion.n) - 1, end - begin, len(gates)
+    order, count, steps = len(recursion.high), end - begin, len(gates)
     c, u = np.zeros((order, count), read.dtype), np.empty(count, read.dtype)
     carried = np.empty_like(u)
     for t in range(len(x)):
@@ -178,7 +179,7 @@ def _retreat(grads, number, weight, write, step, recursion, read, gates, hidden,
     Returns:
         What these samples contribute to the gradients of weight and write.
     """
-    order, count, size, channels = len(recursion.n) - 1, end - begin, len(write), grad_x.shape[2]
+    order, count, size, channels = len(recursion.high), end - begin, len(write), grad_x.shape[2]
     (doubled, width), kind = weight.shape, read.dtype
     grad_weight, grad_write = np.zeros((doubled, width), kind), np.zeros(size, kind)
     grad_h, grad_c, grad_u = np.zeros((count, size), kind), np.zeros((order, count), kind), np.zeros(count, kind)

@@ -99,7 +99,7 @@ class _Chunk:
     def __init__(self, x: Tensor, weight: Tensor, steps: LegSSteps | LTIStep) -> None:
         (_, batch, channels), (doubled, rows), size = x.shape, weight.shape, len(weight) // 2
         self._legs = isinstance(steps, LegSSteps)
-        self._alpha = steps.alpha if isinstance(steps, LegSSteps) else 0.0
+        self._alpha, self._power = (steps.alpha, steps.power) if isinstance(steps, LegSSteps) else (0.0, 0.0)
         self._order = order = _order(steps)
         with torch.inference_mode(False), torch.no_grad():
             self._weight, self._write = x.new_zeros(doubled, rows), x.new_zeros(size)
@@ -222,7 +222,7 @@ class _Chunk:
         for t in range(STEPS):
             c, target, z = self._read_c[t], self._read_c[t + 1], self._gates[t]
             if self._legs:
-                _step.advance(c, self._step[t], self._u, self._alpha, target)
+                _step.advance(c, self._step[t], self._u, self._alpha, target, self._power)
             else:
                 torch.mul(self._u.unsqueeze(-1), self._B, out=target)
                 target.addmm_(c, self._A.mT)
@@ -245,7 +245,9 @@ class _Chunk:
             )
             self._grad_c.addmm_(self._grad_z[t], self._weight[:, :order])
             if self._legs:
-                _step.retreat(self._grad_c, self._step[t], self._grad_written[t], self._alpha, self._grad_c)
+                _step.retreat(
+                    self._grad_c, self._step[t], self._grad_written[t], self._alpha, self._grad_c, self._power
+                )
             else:
                 torch.mv(self._grad_c, self._B, out=self._grad_written[t])
                 self._grad_c.copy_(self._grad_c @ self._A)
@@ -262,8 +264,8 @@ _lookup = threading.Lock()
 
 def _chunk(x: Tensor, weight: Tensor, steps: LegSSteps | LTIStep, owner: object) -> _Chunk:
     """Return an owner's graphs for sequences like this one, of any length; the latest few are kept."""
-    alpha = steps.alpha if isinstance(steps, LegSSteps) else None
-    key = (x.shape[1:], weight.shape, _order(steps), alpha, x.dtype, *graphs.circumstances(x))
+    rule = (steps.alpha, steps.power) if isinstance(steps, LegSSteps) else None
+    key = (x.shape[1:], weight.shape, _order(steps), rule, x.dtype, *graphs.circumstances(x))
     with _lookup:
         chunks = _chunks.setdefault(owner, OrderedDict())
         chunk = chunks.pop(key, None) or _Chunk(x, weight, steps)

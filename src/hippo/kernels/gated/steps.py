@@ -10,17 +10,19 @@ Step = Callable[[Tensor, Tensor], Tensor]  # coefficients (B, N), input (B,) ↦
 
 
 class LegSSteps(NamedTuple):
-    """LegS under a generalized bilinear transform. The first sample u fills the memory: its coefficients are u e_0.
+    """LegS, or JacS, under a generalized bilinear transform. The first sample u fills the memory: it has u e_0.
 
     Attributes:
         step: Relative steps dt/t of the other samples, (L − 1, B); where one is 0 the coefficients stay as they are.
         alpha: Weight of the implicit side.
         order: Number of coefficients N.
+        power: Of JacS; 0 of LegS.
     """
 
     step: Tensor
     alpha: float
     order: int
+    power: float = 0.0
 
 
 class LTIStep(NamedTuple):

@@ -23,37 +23,40 @@ class Recursion(NamedTuple):
     Attributes:
         alpha: Weight of the implicit side.
         n: 0 … N, (N + 1,).
-        root: √(2n + 1), (N + 1,).
+        high: n + 1 + p, the diagonal of A, (N,).
+        root: √(2n + 1 + p), (N,).
     """
 
     alpha: Any
     n: Any
+    high: Any
     root: Any
 
 
 @functools.lru_cache(maxsize=16)
-def recursion(order: int, alpha: float, dtype: torch.dtype) -> Recursion:
+def recursion(order: int, alpha: float, dtype: torch.dtype, power: float = 0.0) -> Recursion:
     """Return the recursion over N orders, as NumPy's arrays."""
     kind = np.float32 if dtype == torch.float32 else np.float64
     n = np.arange(order + 1, dtype=np.float64)
-    return Recursion(kind(alpha), n.astype(kind), np.sqrt(2 * n + 1).astype(kind))
+    high, root = n[:-1] + (1 + power), np.sqrt(2 * n[:-1] + (1 + power))
+    return Recursion(kind(alpha), n.astype(kind), high.astype(kind), root.astype(kind))
 
 
 @native.opaque
-def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> Tensor:
+def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool, power: float = 0.0) -> Tensor:
     """`hippo.kernels.legs.sequence`, where `native.serves` is true of c and f."""
     step = step.to(c).expand(f.shape[1], len(f)).contiguous()
-    return _Sequence.apply(c, f, step, alpha, every)  # type: ignore[return-value]
+    return _Sequence.apply(c, f, step, alpha, every, power)  # type: ignore[return-value]
 
 
 @native.opaque
-def step(c: Tensor, f: Tensor, step: float, alpha: float) -> Tensor:
+def step(c: Tensor, f: Tensor, step: float, alpha: float, power: float = 0.0) -> Tensor:
     """`hippo.kernels.legs.step`, where `native.serves` is true of c and f."""
     batch, order = c.shape
     y, samples = (v.numpy().T.copy() for v in (c, f))  # NumPy's calls take a third of the time of torch's
     steps, carried = np.empty((2, batch), y.dtype)
     steps.fill(step)
-    advance(y, samples, steps, recursion(order, alpha, c.dtype), carried)
+    advance(y, samples, steps, recursion(order, alpha, c.dtype, power), carried)
     return torch.from_numpy(y.T.copy())
 
 
@@ -61,14 +64,14 @@ class _Sequence(torch.autograd.Function):
     """The map is linear: its gradient is its adjoint, and that one's is the map again."""
 
     @staticmethod
-    def forward(ctx: Any, c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> Tensor:
+    def forward(ctx: Any, c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool, power: float) -> Tensor:
         ctx.save_for_backward(step)
-        ctx.alpha, ctx.every = alpha, every
+        ctx.rule = alpha, every, power
         (batch, length), order = f.shape, c.shape[1]
         states = c.new_empty(min(_CHUNK, length) + 1, order, batch)
         states[0] = c.mT
         outputs = c.new_empty(batch, length, order) if every else None
-        rule = recursion(order, alpha, c.dtype)
+        rule = recursion(order, alpha, c.dtype, power)
         for begin, samples, steps in _chunks(f, step):
             count = len(samples)
             _advance(states.numpy(), samples.numpy(), steps.numpy(), rule, every)
@@ -82,18 +85,18 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         (step,) = ctx.saved_tensors
-        return *_Adjoint.apply(*grad_outputs, step, ctx.alpha, ctx.every), None, None, None  # type: ignore[misc]
+        return *_Adjoint.apply(*grad_outputs, step, *ctx.rule), None, None, None, None  # type: ignore[misc]
 
 
 class _Adjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, step: Tensor, alpha: float, every: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, grad: Tensor, step: Tensor, alpha: float, every: bool, power: float) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(step)
-        ctx.alpha, ctx.every = alpha, every
+        ctx.rule = alpha, every, power
         batch, order, length = len(grad), grad.shape[-1], len(step)
         grad_f = grad.new_empty(batch, length)
         carried = grad.new_zeros(order, batch) if every else grad.mT.clone(memory_format=torch.contiguous_format)
-        grads, rule = grad.new_empty(0, order, batch), recursion(order, alpha, grad.dtype)
+        grads, rule = grad.new_empty(0, order, batch), recursion(order, alpha, grad.dtype, power)
         for begin, samples, steps in reversed(list(_chunks(grad_f, step))):
             count = len(samples)
             if every:
@@ -106,7 +109,7 @@ class _Adjoint(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         grad_c, grad_f = grad_outputs
         (step,) = ctx.saved_tensors
-        return sequence(grad_c, grad_f, step, ctx.alpha, ctx.every), None, None, None
+        return sequence(grad_c, grad_f, step, *ctx.rule), None, None, None, None
 
 
 _CHUNK = 64  # steps that are computed in one go, in arrays that fit the cache
@@ -144,15 +147,15 @@ def _retreat(grad, grads, grad_f, step, recursion):
 @loop
 def advance(c, f, step, recursion, carried):
     """Take c (N, B) over one sample f (B,) with relative steps (B,), in place; `carried` (B,) is scratch, for W_n."""
-    alpha, ns, roots = recursion.alpha, recursion.n, recursion.root
-    one, y = ns[1], c[0]
+    alpha, ns, highs, roots = recursion.alpha, recursion.n, recursion.high, recursion.root
+    one, high, root, y = ns[1], highs[0], roots[0], c[0]
     for b in range(len(y)):
         d = step[b]
-        w = d * (y[b] - f[b]) / (one + alpha * d)
-        y[b] -= w
-        carried[b] = w
+        w = d * (y[b] - f[b]) / (one + alpha * high * d)
+        y[b] -= high * w
+        carried[b] = root * w
     for n in range(1, len(c)):
-        low, high, root, y = ns[n], ns[n + 1], roots[n], c[n]
+        low, high, root, y = ns[n], highs[n], roots[n], c[n]
         for b in range(len(y)):
             before, d, w = y[b], step[b], carried[b]
             solve = one / (one + alpha * d * high)
@@ -163,20 +166,20 @@ def advance(c, f, step, recursion, carried):
 @loop
 def retreat(grad, grad_f, step, recursion, carried):
     """The adjoint of `advance`: grad (N, B) ← Āᵀ grad, and grad_f (B,) ← B̄ᵀ of what grad was."""
-    alpha, ns, roots = recursion.alpha, recursion.n, recursion.root
+    alpha, ns, highs, roots = recursion.alpha, recursion.n, recursion.high, recursion.root
     one, order = ns[1], len(grad)
     carried[:] = 0
     for down in range(1, order):
         n = int(ns[order - down])  # read, not counted down: LLVM does not vectorise rows whose addresses descend
-        low, high, root, row = ns[n], ns[n + 1], roots[n], grad[n]
+        low, high, root, row = ns[n], highs[n], roots[n], grad[n]
         for b in range(len(row)):
             x, d, v = row[b], step[b], carried[b]
             solve = one / (one + alpha * d * high)
             row[b] = x - d * (high * x - root * v) * solve
             carried[b] = ((one - alpha * d * low) * v - root * x) * solve
-    row = grad[0]
+    high, root, row = highs[0], roots[0], grad[0]
     for b in range(len(row)):
         x, d = row[b], step[b]
-        moved = d * (x - carried[b]) / (one + alpha * d)
+        moved = d * (high * x - root * carried[b]) / (one + alpha * high * d)
         row[b] = x - moved
         grad_f[b] = moved

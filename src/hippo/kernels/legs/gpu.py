@@ -19,7 +19,13 @@ COLUMNS = 1  # samples of a program
 
 
 def advance(
-    c: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor, shape: dict[str, int] | None = None
+    c: Tensor,
+    step: Tensor,
+    u: Tensor,
+    alpha: float,
+    target: Tensor,
+    power: float = 0.0,
+    shape: dict[str, int] | None = None,
 ) -> None:
     """Write the coefficients (B, N) after c (B, N), with relative steps (B,) and input u (B,), to `target`, which may
     be c. Rows may be apart. `shape` is that of `launch_shape` where there is none, for measurements.
@@ -27,16 +33,16 @@ def advance(
     Raises:
         ValueError: If shapes, dtypes or devices disagree, or step or u is not contiguous; so does `retreat`.
     """
-    _step_once(c, step, u, alpha, target, adjoint=False, shape=shape)
+    _step_once(c, step, u, alpha, power, target, adjoint=False, shape=shape)
 
 
-def retreat(grad: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor) -> None:
+def retreat(grad: Tensor, step: Tensor, u: Tensor, alpha: float, target: Tensor, power: float = 0.0) -> None:
     """Write the gradient of c to `target`, and that of the input to u, from that of the next coefficients (B, N)."""
-    _step_once(grad, step, u, alpha, target, adjoint=True)
+    _step_once(grad, step, u, alpha, power, target, adjoint=True)
 
 
-def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> Tensor:
-    """Advance LegS coefficients by a sequence of samples, each with a step of its own, in one kernel.
+def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool, power: float = 0.0) -> Tensor:
+    """Advance coefficients by a sequence of samples, each with a step of its own, in one kernel.
 
     Gradients of any order reach c and f, and need no memory.
 
@@ -46,50 +52,51 @@ def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> T
         step: Relative steps dt/t, (L, B) or (L, 1).
         alpha: Weight of the implicit side.
         every: Whether to return the coefficients after every sample, or after the last only.
+        power: Of JacS; 0 of LegS.
 
     Returns:
         Coefficients (B, L, N), or (B, N).
     """
     step = step.to(c).expand(f.shape[1], len(f)).contiguous()
-    return _Sequence.apply(c, f, step, alpha, every)  # type: ignore[return-value]
+    return _Sequence.apply(c, f, step, alpha, every, power)  # type: ignore[return-value]
 
 
 class _Sequence(torch.autograd.Function):
     """The map is linear: its gradient is its adjoint, and that one's is the map again."""
 
     @staticmethod
-    def forward(ctx: Any, c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool) -> Tensor:
+    def forward(ctx: Any, c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool, power: float) -> Tensor:
         ctx.save_for_backward(step)
-        ctx.alpha, ctx.every = alpha, every
+        ctx.rule = alpha, every, power
         state = c.clone(memory_format=torch.contiguous_format)
         outputs = c.new_empty(*f.shape, c.shape[1]) if every else None
-        _run_sequence(state, f.contiguous(), step, outputs, alpha, adjoint=False)
+        _run_sequence(state, f.contiguous(), step, outputs, alpha, power, adjoint=False)
         return state if outputs is None else outputs
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         (step,) = ctx.saved_tensors
-        return *_Adjoint.apply(*grad_outputs, step, ctx.alpha, ctx.every), None, None, None  # type: ignore[misc]
+        return *_Adjoint.apply(*grad_outputs, step, *ctx.rule), None, None, None, None  # type: ignore[misc]
 
 
 class _Adjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, step: Tensor, alpha: float, every: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, grad: Tensor, step: Tensor, alpha: float, every: bool, power: float) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(step)
-        ctx.alpha, ctx.every = alpha, every
+        ctx.rule = alpha, every, power
         grad_f = grad.new_empty(len(grad), len(step))
         if every:
             state = grad.new_zeros(len(grad), grad.shape[-1])
         else:
             state = grad.clone(memory_format=torch.contiguous_format)
-        _run_sequence(state, grad_f, step, grad.contiguous() if every else None, alpha, adjoint=True)
+        _run_sequence(state, grad_f, step, grad.contiguous() if every else None, alpha, power, adjoint=True)
         return state, grad_f
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         grad_c, grad_f = grad_outputs
         (step,) = ctx.saved_tensors
-        return sequence(grad_c, grad_f, step, ctx.alpha, ctx.every), None, None, None
+        return sequence(grad_c, grad_f, step, *ctx.rule), None, None, None, None
 
 
 def launch_shape(order: int, columns: int = COLUMNS, warps: int | None = None) -> dict[str, int]:
@@ -104,6 +111,7 @@ def _step_once(
     step: Tensor,
     u: Tensor,
     alpha: float,
+    power: float,
     target: Tensor,
     adjoint: bool,
     shape: dict[str, int] | None = None,
@@ -118,17 +126,20 @@ def _step_once(
     with torch.cuda.device_of(c):
         shape = shape or launch_shape(order)
         kernel: Any = _step[(triton.cdiv(batch, shape["COLUMNS"]),)]
-        kernel(c, target, step, u, *strides, order, batch, alpha=alpha, ADJOINT=adjoint, **shape)
+        kernel(c, target, step, u, *strides, order, batch, alpha=alpha, FIRST=1.0 + power, ADJOINT=adjoint, **shape)
 
 
-def _run_sequence(state: Tensor, f: Tensor, step: Tensor, every: Tensor | None, alpha: float, adjoint: bool) -> None:
+def _run_sequence(
+    state: Tensor, f: Tensor, step: Tensor, every: Tensor | None, alpha: float, power: float, adjoint: bool
+) -> None:
     batch, order = state.shape
     shape = launch_shape(order)
     blocks = triton.cdiv(order, shape["ROWS"])
     with torch.cuda.device_of(state):
         kernel: Any = _sequence[(triton.cdiv(batch, COLUMNS),)]
         sizes = len(step), order, batch
-        kernel(state, f, step, every, *sizes, alpha=alpha, ADJOINT=adjoint, BLOCKS=blocks, **shape)
+        constants = {"alpha": alpha, "FIRST": 1.0 + power, "ADJOINT": adjoint, "BLOCKS": blocks}
+        kernel(state, f, step, every, *sizes, **constants, **shape)
 
 
 @triton.jit
@@ -137,15 +148,16 @@ def _then(m, a, q, r, m_next, a_next, q_next, r_next):
 
 
 @triton.jit
-def _change(x, n, d, W, alpha: tl.constexpr, ADJOINT: tl.constexpr, ROWS: tl.constexpr):
-    """Return by how much coefficients x (ROWS, COLUMNS) shrink in a step, and the running sum after them."""
-    root = tl.sqrt(2.0 * n + 1.0)
-    solve = 1.0 / (1.0 + alpha * d * (n + 1.0))
+def _change(x, n, d, W, alpha: tl.constexpr, FIRST: tl.constexpr, ADJOINT: tl.constexpr, ROWS: tl.constexpr):
+    """Return by how much coefficients x (ROWS, COLUMNS) shrink in a step, and the running sum after them. FIRST is the
+    first number on A's diagonal, 1 + p."""
+    root = tl.sqrt(2.0 * n + FIRST)
+    solve = 1.0 / (1.0 + alpha * d * (n + FIRST))
     if ADJOINT:
         addend, output = -root * x * solve, -d * root * solve
     else:
         addend, output = d * root * x * solve, root * solve
-    direct = d * (n + 1.0) * x * solve
+    direct = d * (n + FIRST) * x * solve
     through, added, output, direct = tl.associative_scan(
         ((1.0 - alpha * d * n) * solve, addend, output, direct), 0, _then
     )
@@ -163,7 +175,7 @@ def _rows(block, order, ADJOINT: tl.constexpr, ROWS: tl.constexpr):
 @triton.jit(do_not_specialize_on_alignment=["step", "u"])
 def _step(
     c, target, step, u, c_column, c_row, target_column, target_row, order, batch,
-    alpha: tl.constexpr, ADJOINT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    alpha: tl.constexpr, FIRST: tl.constexpr, ADJOINT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     d = tl.load(step + column, column < batch, 0.0)
@@ -176,7 +188,7 @@ def _step(
         moved = x
         if not ADJOINT:
             moved = tl.where(row == 0, x - tl.load(u + column, column < batch, 0.0), x)
-        change, W = _change(moved, n, d, W, alpha, ADJOINT, ROWS)
+        change, W = _change(moved, n, d, W, alpha, FIRST, ADJOINT, ROWS)
         tl.store(target + row * target_row + column * target_column, x - change, here)
         if ADJOINT:
             tl.store(u + column + tl.zeros_like(row), change, here & (row == 0))
@@ -185,7 +197,8 @@ def _step(
 @triton.jit(do_not_specialize_on_alignment=["step", "f"])
 def _sequence(
     state, f, step, every, length, order, batch,
-    alpha: tl.constexpr, ADJOINT: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    alpha: tl.constexpr, FIRST: tl.constexpr, ADJOINT: tl.constexpr,
+    BLOCKS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """All samples of f (B, L), or back from the last. Coefficients of one block stay in registers; of more, in `state`
     (B, N). `every` (B, L, N), or None, gets the coefficients after each
@@ -209,12 +222,12 @@ def _sequence(
             if ADJOINT:
                 if every is not None:
                     x += tl.load(every + at, here, 0.0)
-                change, W = _change(x, n, d, W, alpha, ADJOINT, ROWS)
+                change, W = _change(x, n, d, W, alpha, FIRST, ADJOINT, ROWS)
                 tl.store(sample + tl.zeros_like(row), change, here & (row == 0))
                 x -= change
             else:
                 moved = tl.where(row == 0, x - tl.load(sample, column < batch, 0.0), x)
-                change, W = _change(moved, n, d, W, alpha, ADJOINT, ROWS)
+                change, W = _change(moved, n, d, W, alpha, FIRST, ADJOINT, ROWS)
                 x -= change
                 if every is not None:
                     tl.store(every + at, x, here)

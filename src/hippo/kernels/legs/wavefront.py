@@ -1,12 +1,16 @@
-"""LegS over signals of any length in constant memory: millions of steps a second, and its adjoint as fast.
+"""LegS, and JacS of any power p, over signals of any length in constant memory: millions of steps a second, and the
+adjoint as fast.
 
-With R_tn = 1/(2t + n + 1), s_n = √(2n+1) and k_n = 2(n+1), the bilinear step at time t is a recurrence over the orders,
+With R_tn = 1/(2t + n + 1 + p), s_n = √(2n + 1 + p) and k_n = 2(n + 1 + p), the bilinear step at time t is a recurrence
+over the orders,
 
-    q_n = R_tn (k_n x_n + s_n W_n),   y_n = x_n − q_n,   W_{n+1} = W_n + s_n (x_n + y_n),   W_0 = −2 f,
+    q_n = R_tn (k_n x_n + s_n W_n),   y_n = x_n − q_n,   W_{n+1} = W_n + s_n (x_n + y_n),   W_0 = −2 s_0 f,
 
 and its adjoint, which takes gradients of y to those of x and f, one in the other direction:
 
-    q_n = R_tn (ȳ_n + s_n V_{n+1}),   x̄_n = ȳ_n + 2 s_n V_{n+1} − k_n q_n,   V_n = V_{n+1} − s_n q_n,   f̄ = −2 V_0.
+    q_n = R_tn (ȳ_n + s_n V_{n+1}),   x̄_n = ȳ_n + 2 s_n V_{n+1} − k_n q_n,   V_n = V_{n+1} − s_n q_n,   f̄ = −2 s_0 V_0.
+
+The loops know LegS: they are given samples s_0 f, the time t + p/2, and tables of s and k.
 
 Order waits for order; but step t + 1 may take an order as soon as step t has left it. So the lanes of a wavefront work
 on as many steps: in tick k, lane l is with step t + l at order k − l, and needs what its neighbour has computed in the
@@ -28,8 +32,8 @@ _CHUNK = 4096  # steps that share a table of reciprocals
 
 
 @native.opaque
-def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
-    """Advance LegS coefficients by samples one unit of time apart, with the bilinear transform.
+def remember(c: Tensor, f: Tensor, time: float, power: float = 0.0) -> Tensor:
+    """Advance coefficients by samples one unit of time apart, with the bilinear transform.
 
     Gradients of any order reach c and f, but not batched ones. Rows are shared out among torch's threads.
 
@@ -37,6 +41,7 @@ def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
         c: Coefficients (B, N) at `time`, of which `native.serves` is true.
         f: Samples (B, L) at time + 1, …, time + L, like c in dtype and device.
         time: At least 0.
+        power: Of JacS; 0 of LegS.
 
     Returns:
         The coefficients (B, N) at time + L.
@@ -49,39 +54,39 @@ def remember(c: Tensor, f: Tensor, time: float) -> Tensor:
             f"c {tuple(c.shape)} and f {tuple(f.shape)} must be (B, N) and (B, L), plain tensors on the CPU, both "
             f"float32 or both float64; they are {c.dtype} and {f.dtype} on {c.device} and {f.device}"
         )
-    return _Remember.apply(c, f, time)  # type: ignore[return-value]
+    return _Remember.apply(c, f, time, power)  # type: ignore[return-value]
 
 
 class _Remember(torch.autograd.Function):
     """The map is linear: its gradient is its adjoint, and that one's is the map again."""
 
     @staticmethod
-    def forward(ctx: Any, c: Tensor, f: Tensor, time: float) -> Tensor:
-        ctx.length, ctx.time = f.shape[1], time
-        f = f.detach()
-        return _advance(c.detach(), f if f.stride(1) == 1 else f.contiguous(), time, adjoint=False)
+    def forward(ctx: Any, c: Tensor, f: Tensor, time: float, power: float) -> Tensor:
+        ctx.length, ctx.time, ctx.power = f.shape[1], time, power
+        f = f.detach() * (1 + power) ** 0.5 if power else f.detach()
+        return _advance(c.detach(), f if f.stride(1) == 1 else f.contiguous(), time, power, adjoint=False)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        return *_Adjoint.apply(*grad_outputs, ctx.length, ctx.time), None  # type: ignore[misc]
+        return *_Adjoint.apply(*grad_outputs, ctx.length, ctx.time, ctx.power), None, None  # type: ignore[misc]
 
 
 class _Adjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, length: int, time: float) -> tuple[Tensor, Tensor]:
-        ctx.time = time
+    def forward(ctx: Any, grad: Tensor, length: int, time: float, power: float) -> tuple[Tensor, Tensor]:
+        ctx.time, ctx.power = time, power
         # It meets the last sample first, and the highest order.
         grad_f = grad.new_empty(len(grad), length)
-        grad_c = _advance(grad.detach().flip(-1), grad_f, time + length, adjoint=True)
-        return grad_c.flip(-1), grad_f.flip(-1)
+        grad_c = _advance(grad.detach().flip(-1), grad_f, time + length, power, adjoint=True)
+        return grad_c.flip(-1), (grad_f * (1 + power) ** 0.5 if power else grad_f).flip(-1)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         grad_c, grad_f = grad_outputs
-        return remember(grad_c, grad_f, ctx.time), None, None
+        return remember(grad_c, grad_f, ctx.time, ctx.power), None, None, None
 
 
-def _advance(c: Tensor, f: Tensor, time: float, adjoint: bool) -> Tensor:
+def _advance(c: Tensor, f: Tensor, time: float, power: float, adjoint: bool) -> Tensor:
     """Take c (B, N) over f (B, L); as an adjoint, from `time` back, writing f. What is left of f at the end of a
     wavefront is for a narrower one."""
     vector, count = _registers(c.dtype)
@@ -89,7 +94,7 @@ def _advance(c: Tensor, f: Tensor, time: float, adjoint: bool) -> Tensor:
     for lanes in (vector * count, vector, 1):
         wave = _wave(c.dtype, adjoint, min(lanes, vector), max(lanes // vector, 1))
         while steps := min(f.shape[1], max(most, lanes)) // lanes * lanes:
-            c = wave(c, f[:, :steps], time)
+            c = wave(c, f[:, :steps], time, power)
             f, time = f[:, steps:], time - steps if adjoint else time + steps
     return c.clone(memory_format=torch.contiguous_format)
 
@@ -107,19 +112,19 @@ class _Wave(NamedTuple):
     lanes: int
     adjoint: bool
 
-    def __call__(self, c: Tensor, f: Tensor, time: float) -> Tensor:
+    def __call__(self, c: Tensor, f: Tensor, time: float, power: float) -> Tensor:
         """Take c (B, N) over f (B, L), L a multiple of the lanes."""
         lanes, (count, order), steps = self.lanes, c.shape, f.shape[1]
         threads = max(min(torch.get_num_threads() if f.numel() > _CHUNK else 1, count), 1)
         c = torch.nn.functional.pad(c, (lanes, lanes))
         n = torch.arange(order, dtype=torch.float64, device="cpu")
-        s, k = (v if self.adjoint else v.flip(0) for v in (torch.sqrt(2 * n + 1), 2 * n + 2))
+        s, k = (v if self.adjoint else v.flip(0) for v in (torch.sqrt(2 * n + 1 + power), 2 * n + 2 + 2 * power))
         s, k = (torch.nn.functional.pad(v.to(c.dtype), (lanes, lanes)) for v in (s, k))
         R = c.new_empty(threads, 2 * min(steps, _CHUNK) + order + lanes)
         begin = lanes + order - 1  # where the tables have the order at which a lane begins
         tables, sizes = (s[begin:].data_ptr(), k[begin:].data_ptr()), (_CHUNK // lanes * lanes, order, steps)
         shares = [
-            (*(v.data_ptr() for v in rows), *tables, time, *sizes, len(rows[0]), c.stride(0), f.stride(0))
+            (*(v.data_ptr() for v in rows), *tables, time + power / 2, *sizes, len(rows[0]), c.stride(0), f.stride(0))
             for rows in zip(c.tensor_split(threads), f.tensor_split(threads), R, strict=True)
         ]
 

@@ -1,9 +1,13 @@
 """Memories of all the past under the weight ω(s) = s^a, each with a linear readout: the scale convolution
 y(t) = ∫₀¹ φ(s) x(st) ω(s) ds, whose φ is a polynomial of degree N − 1.
 
-The memory follows dc/dt = (−A c + B x)/t with A_nn = n + 1 + a and A_nk = s_n s_k below the diagonal,
-s_n = √(2n + 1 + a), and has the constant x as its coefficients x e_0. With a = 0 it is LegS (arXiv 2008.07669, theorem
-2). Its coefficients are read as they come: nobody holds those of all samples.
+The memory is that of `hippo.measures.JacS`, and with a = 0 of LegS (arXiv 2008.07669, theorem 2). Its coefficients are
+read as they come: nobody holds those of all samples.
+
+An exact step, for an input that is held between samples, multiplies by r^A, r the ratio of the times: a dilation, which
+is a full lower triangle. We know of no product with it in O(N) that keeps its digits, so a step costs O(N²). But the
+coefficients after the last sample are one sum over all samples, at O(N) each. With B = 100, L = 784, N = 64, float32,
+one thread of a Xeon: 5 ms for the last coefficients (with the bilinear rule 4 ms), 47 ms for those of all samples.
 
 naive       tensor operations, a few samples at a time: the reference, and what serves everywhere
 cpu         a compiled loop, with its adjoint, where every channel has a readout of its own
@@ -14,7 +18,6 @@ from torch import Tensor
 from hippo.kernels import legs
 from hippo.kernels.common.native import serves
 from hippo.kernels.scaled import naive
-from hippo.kernels.scaled.naive import dilation
 
 __all__ = ["dilation", "read", "remember"]
 
@@ -45,10 +48,22 @@ def read(
 
 
 def remember(x: Tensor, state: Tensor, step: Tensor, power: float = 0.0, alpha: float | None = 0.5) -> Tensor:
-    """Return the coefficients after the last sample (B, H, N), where nothing is read before. Arguments are those of
-    `read`."""
-    (batch, _, features), order = x.shape, state.shape[-1]
-    if power != 0 or alpha is None:  # not the operation of `legs`, whose own door chooses for the rest
-        return read(x, state, step, x.new_zeros(features, order), power, alpha)[1]
+    """Return the coefficients after the last sample (B, H, N), where nothing is read before, at O(N) a sample by either
+    rule. Arguments are those of `read`."""
+    if alpha is None:
+        ends, order = naive.ends(step), state.shape[-1]
+        return state @ dilation(order, 1 - ends[0], power).to(x).mT + naive.held(x, ends, order, power)
+    batch, _, features = x.shape
     each = step.repeat_interleave(features, dim=1) if step.shape[1] > 1 else step
-    return legs.sequence(state.flatten(0, 1), x.mT.flatten(0, 1), each, alpha, every=False).unflatten(0, (batch, -1))
+    after = legs.sequence(state.flatten(0, 1), x.mT.flatten(0, 1), each, alpha, every=False, power=power)
+    return after.unflatten(0, (batch, -1))
+
+
+def dilation(order: int, step: Tensor, power: float = 0.0) -> Tensor:
+    """Return what an exact step does to a memory of the constant 0, (..., N, N) for relative steps dt/t (...); the
+    identity where a step is 0."""
+    if serves(step):
+        from hippo.kernels.scaled import cpu
+
+        return cpu.dilation(order, step, power)
+    return naive.dilation(order, step, power)

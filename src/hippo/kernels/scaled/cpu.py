@@ -70,6 +70,15 @@ def read(x: Tensor, state: Tensor, step: Tensor, C: Tensor, power: float, alpha:
     return y.transpose(0, 1), after.permute(1, 2, 0)
 
 
+@native.opaque
+def dilation(order: int, step: Tensor, power: float) -> Tensor:
+    """`hippo.kernels.scaled.dilation`, where `native.serves` is true of step."""
+    E = step.detach().new_empty(step.numel(), order, order)
+    _, _, middle, beside = (v.numpy() for v in numbers(order, power))
+    _dilations(step.detach().flatten().numpy(), middle, beside, power, np.empty((3, order)), E.numpy())
+    return E.view(*step.shape, order, order)
+
+
 class _Read(torch.autograd.Function):
     """From x (L, B, H), state (N, B, H), step (L, B) or (L, 1) and C (N, H)."""
 
@@ -118,7 +127,13 @@ def _prepare(delta, rule, rows, step):
             gate[n] = (1 - alpha * delta * n) * solve
             weight[n] = delta * s[n] * solve
         return
-    r = 1 - delta
+    _dilate(1 - delta, middle, beside, power, rows, E)
+
+
+@loops.loop
+def _dilate(r, middle, beside, power, rows, E):
+    """Write r^A to E (N, N), a row at a time: see `hippo.kernels.scaled.naive.dilation`. Rows (3, N) are scratch."""
+    order = len(E)
     rows[:] = 0
     before, row, after = rows[0], rows[1], rows[2]
     row[0] = r ** (1 + power)
@@ -135,6 +150,17 @@ def _prepare(delta, rule, rows, step):
                 after[m] = (r * moved - middle[n] * row[m] - beside[n] * before[m]) / beside[n + 1]
             before, row, after = row, after, before
             after[:] = 0
+
+
+@loops.loop
+def _dilations(steps, middle, beside, power, rows, E):
+    for k in range(len(steps)):
+        if steps[k] != 0:
+            _dilate(1 - steps[k], middle, beside, power, rows, E[k])
+        else:
+            E[k] = 0
+            for n in range(len(middle)):
+                E[k, n, n] = 1
 
 
 @loops.loop
