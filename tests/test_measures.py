@@ -527,17 +527,23 @@ def test_reading_legt_at_the_windows_beginning_is_the_pade_approximant_of_a_dela
     torch.testing.assert_close(transfer, above / below, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("length", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("length", [0.0, -1.0, math.nan, math.inf, "1"])
 @pytest.mark.parametrize("kind", [*WINDOWS, LMU, LagT, Rand])
 def test_a_window_without_length_is_refused(kind, length):
     with pytest.raises(ValueError, match=f"{kind.__name__}'s window"):
         kind(length)
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(-1.0, 1.0), (0.0, -0.1), (math.nan, 1.0), (0.0, math.nan)])
+@pytest.mark.parametrize(("alpha", "beta"), [(-1.0, 1.0), (0.0, -0.1), (math.nan, 1.0), (0.0, math.nan), ("0", 1.0)])
 def test_laguerre_parameters_that_define_no_measure_are_refused(alpha, beta):
     with pytest.raises(ValueError, match="LagT needs"):
         LagT(1.0, alpha, beta)
+
+
+@pytest.mark.parametrize("power", [-1.0, math.nan, math.inf, "1"])
+def test_a_power_that_is_no_weight_is_refused(power):
+    with pytest.raises(ValueError, match="the power of JacS"):
+        JacS(power)
 
 
 def test_measures_are_found_by_name_and_an_unknown_name_is_refused():

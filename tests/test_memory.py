@@ -1,7 +1,9 @@
+import contextlib
 import inspect
 import itertools
 import math
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -890,6 +892,53 @@ def test_a_step_refuses_what_forward_refuses(measure, discretization, batch, val
         memory.step(torch.ones(batch), torch.full((batch,), 4.0), state=State(state.coefficients, 5.0))
     with pytest.raises(ValueError, match="non-decreasing"):
         memory.step(torch.ones(batch), torch.full((batch,), math.nan), state=State(state.coefficients, 5.0))
+    with pytest.raises(ValueError, match="do not match"):
+        memory.step(torch.ones(batch), torch.full((batch % 2 + 1,), 4.0), state=state)
+    with pytest.raises(ValueError, match="≥ 1"):
+        memory.step(torch.ones(0), state=State(state.coefficients[:0], 3.0))
+
+
+@pytest.mark.parametrize("call", ["step", "remember"])
+@every_kind
+def test_a_state_that_is_not_finite_or_too_large_is_refused(measure, discretization, call):
+    memory = HiPPO(measure, 5, discretization)
+    call, f = getattr(memory, call), torch.zeros(1) if call == "step" else torch.zeros(1, 3)
+    with pytest.raises(ValueError, match=r"state\.coefficients must be finite"):
+        call(f, state=State(torch.full((1, 5), math.nan), 3.0))
+    large = State(torch.full((1, 5), 3e38, dtype=torch.float32), 3.0)
+    with contextlib.suppress(ValueError):  # where it cannot be held
+        assert torch.isfinite(call(f.float(), state=large).coefficients).all()
+
+
+def test_a_state_keeps_its_time_when_the_caller_fills_a_buffer_anew():
+    memory, now, state, samples = HiPPO("legs", 4), torch.zeros(1), None, torch.arange(1.0, 5)
+    for k in range(4):
+        now.fill_(k + 1)
+        state = memory.step(samples[k : k + 1], now, state=state)
+    expected = memory.remember(samples[None], samples[None])
+    torch.testing.assert_close(state.coefficients, expected.coefficients)
+    chunk = torch.tensor([[5.0, 6.0]])
+    state = memory.remember(torch.ones(1, 2), chunk, state=state)
+    chunk += 2
+    assert torch.equal(state.time, torch.tensor([6.0]))
+
+
+def test_a_number_of_any_kind_is_a_time():
+    memory = HiPPO("legs", 4)
+    for call in (memory.forward, memory.remember):
+        call(torch.ones(1, 3), state=State(torch.zeros(1, 4), Fraction(7, 2)))
+
+
+@pytest.mark.parametrize("discretization", ["bilinear", "zoh"])
+def test_a_subclass_of_legs_has_dynamics_of_its_own(discretization):
+    class Slower(LegS):
+        def dynamics(self, order):
+            A, B = super().dynamics(order)
+            return A / 2, B / 2
+
+    signal = torch.randn(1, 5)
+    found, plain = (HiPPO(measure, 4, discretization)(signal)[0] for measure in (Slower(), LegS()))
+    assert (found - plain)[:, 1:].abs().max() > 0.01
 
 
 IMPLEMENTATIONS = {  # by the name of their route

@@ -14,9 +14,10 @@ reads it from its own coefficients, which is the one approximation made, and van
 """
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -86,12 +87,12 @@ class JacS(Measure):
     power: float
 
     def __post_init__(self) -> None:
-        if not -1 < self.power < math.inf:
-            raise ValueError(f"the power of {type(self).__name__} must be above -1 and finite, not {self.power}")
+        if not (_real(self.power) and -1 < self.power < math.inf):
+            raise ValueError(f"the power of {type(self).__name__} must be above -1 and finite, not {self.power!r}")
 
     @property
-    def scaled_power(self) -> float:
-        return self.power
+    def scaled_power(self) -> float | None:
+        return self.power if type(self).dynamics is JacS.dynamics else None  # a subclass may have its own
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
         n = _index(order)
@@ -131,9 +132,9 @@ class Translated(Measure):
     length: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.length < math.inf:
+        if not (_real(self.length) and 0 < self.length < math.inf):
             raise ValueError(
-                f"the length of {type(self).__name__}'s window must be above 0 and finite, not {self.length}"
+                f"the length of {type(self).__name__}'s window must be above 0 and finite, not {self.length!r}"
             )
 
     def window(self, now: float) -> tuple[float, float]:
@@ -257,8 +258,8 @@ class LagT(Translated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (-1 < self.alpha < math.inf and 0 <= self.beta < math.inf):
-            raise ValueError(f"LagT needs alpha > -1 and beta >= 0, not {self.alpha} and {self.beta}")
+        if not (_real(self.alpha, self.beta) and -1 < self.alpha < math.inf and 0 <= self.beta < math.inf):
+            raise ValueError(f"LagT needs alpha > -1 and beta >= 0, not {self.alpha!r} and {self.beta!r}")
 
     def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
         scale = self._norms(order)
@@ -364,3 +365,8 @@ def _legendre_norms(order: int) -> Tensor:
 def _index(order: int) -> Tensor:
     """0, 1, …, N−1 in float64."""
     return torch.arange(order, dtype=torch.float64, device=CPU)
+
+
+def _real(*values: Any) -> bool:
+    """Return whether values are real numbers: a configuration may hold a text."""
+    return all(isinstance(value, numbers.Real) for value in values)

@@ -193,12 +193,12 @@ class HiPPO(nn.Module):
             raise ValueError(f"state.time must be a number or ({len(signal)},), not {tuple(since.shape)}")
         if not isinstance(since, Tensor) and not 0 <= since < math.inf:
             raise ValueError(f"state.time must be finite and at least 0, not {since}")
-        return Signal(signal, timestamps, since, c)
+        return Signal(signal, timestamps, since if isinstance(since, Tensor) else float(since), c)
 
     def _end(self, signal: Signal) -> Tensor | float:
         """Return the time of the last sample."""
         if signal.timestamps is not None:
-            return signal.timestamps[:, -1]
+            return signal.timestamps[:, -1].clone()  # the caller may fill a buffer of chunks anew
         return (self._law.origin - 1 if signal.since is None else signal.since) + signal.samples.shape[1]
 
     def reconstruct(self, memory: Tensor | State, times: Tensor, *, now: Tensor | float | None = None) -> Tensor:

@@ -4,6 +4,7 @@ Whether all steps share one matrix is decided here, not in `hippo.kernels.lti`: 
 timestamps, which no kernel knows. What a tensor admits, the doors decide.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -98,6 +99,8 @@ def follow(route: Route, law: Law, signal: Signal, *, last: bool) -> Tensor:
     if not may_look(after) or torch.isfinite(after if last else after[:, -1]).all():
         return after
     check_finite(samples)
+    if not torch.isfinite(c).all():
+        raise ValueError("state.coefficients must be finite; these have NaN or infinity, so begin with a new state")
     if (most := max(samples.abs().max(), c.abs().max())) < _LARGEST[samples.dtype]:
         return after  # the discretization is unstable
     # A memory is linear: what is too large for the sums on the way is made smaller, without rounding.
@@ -120,6 +123,8 @@ def one_more(
     times = schedule.following(since, timestamps)
     if times is None or c.shape != (*f.shape, law.order) or (c.dtype, c.device) != (f.dtype, f.device):
         return None
+    if f.numel() == 0 or (timestamps is not None and len(f) != 1):
+        return None
     largest = _LARGEST.get(f.dtype, 0.0)
     if may_look(f) and not (abs(f.item()) < largest if f.numel() == 1 else (f.abs() < largest).all()):
         return None
@@ -137,7 +142,9 @@ def one_more(
         c = transitions.translated(*law, 1.0 if timestamps is None else now - before, c.dtype, c.device)(c, f)
     else:
         return None
-    return c, now if timestamps is None else timestamps
+    if may_look(c) and not math.isfinite(c.sum().item()):  # the state was too large, or the sum alone is
+        return None
+    return c, now if timestamps is None else timestamps.clone()
 
 
 def _advance(route: Route, law: Law, signal: Signal, last: bool) -> Tensor:

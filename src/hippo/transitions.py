@@ -115,6 +115,7 @@ def held(order: int, step: Tensor, power: float, like: Tensor | None = None) -> 
     """Return the exact steps (zero-order hold) of `hippo.measures.JacS` over relative steps dt/t ∈ [0, 1] of shape
     (...): what `scaled` has by a matrix exponential, by `hippo.kernels.scaled.dilation`."""
     A = scale.dilation(order, step, power)
-    e_0 = torch.eye(1, order)[0].to(A)  # a constant input is remembered as a multiple of it, a fixed point
+    # A constant input is remembered as a multiple of e_0, a fixed point.
+    e_0 = torch.eye(1, order, dtype=A.dtype, device=A.device)[0]
     B = e_0 - A[..., 0]
     return Transition(A, B) if like is None else Transition(A.to(like), B.to(like))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hippo.mixers import LMU, LRU, RTF, S4, S4D, S5, ScaleConvolution, TimeInvariant, by_steps, uniform
+from hippo.mixers import LMU, LRU, LSSL, RTF, S4, S4D, S5, ScaleConvolution, TimeInvariant, by_steps, uniform
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -15,6 +15,7 @@ MIXERS = {
     "s4d-inv-bilinear": lambda features: S4D(features, state_size=6, initialization="inv", discretization="bilinear"),
     "s4d-legs": lambda features: S4D(features, state_size=6, initialization="legs"),
     "s4d-real": lambda features: S4D(features, state_size=6, initialization="real"),
+    "lssl": lambda features: LSSL(features, state_size=6),
     "lmu": lambda features: LMU(features, memory_order=7, length=9.0, channels=2),
     "rtf": lambda features: RTF(features, state_size=5, length=32),
     "rtf-beyond-its-length": lambda features: RTF(features, state_size=5, length=13),

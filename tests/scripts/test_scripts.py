@@ -125,6 +125,20 @@ def test_benchmark_measures_every_part(tmp_path):  # in a process of its own: it
     assert all(part["seconds"]["backward"] > 0 for part in result["parts"].values())
 
 
+def test_layers_measures_every_layer_and_says_what_public_code_is_missing(tmp_path):
+    small = ["--batch", "2", "--length", "9", "--hidden", "8", "--states", "4", "--rounds", "1", "--threads", "1"]
+    out = ["--out", tmp_path / "layers.json"]
+    command = [sys.executable, "scripts/layers.py", "s5", "mamba2", *small, *out]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    found = json.loads((tmp_path / "layers.json").read_text())["layers"]
+    assert found["mamba2"]["parameters"] == 628
+    for layer in found.values():
+        assert min(*layer["seconds"].values(), layer["ratio_to_floor"], layer["steps_a_second"]) > 0
+    public = found["s5"]["public"]
+    assert public.get("error", 0) < 1e-5
+    assert ("s5-pytorch cannot be imported" in said) == ("missing" in public)
+
+
 def test_streaming_measures_rates_errors_and_growth(script, tmp_path):
     said = script("streaming", "--rounds", 1, "--orders", 8, 16, "--lengths", 1000, 4000, "--out", tmp_path)
     result = json.loads((tmp_path / "benchmarks" / "streaming.json").read_text())

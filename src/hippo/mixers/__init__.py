@@ -3,6 +3,7 @@
 from hippo.mixers.base import Mixer, TimeInvariant, by_steps, uniform
 from hippo.mixers.lmu import LMU
 from hippo.mixers.lru import LRU
+from hippo.mixers.lssl import LSSL
 from hippo.mixers.mamba import Mamba
 from hippo.mixers.mamba2 import Mamba2
 from hippo.mixers.retnet import RetNet
@@ -16,6 +17,7 @@ from hippo.mixers.scale import ScaleConvolution
 __all__ = [
     "LMU",
     "LRU",
+    "LSSL",
     "RTF",
     "RWKV7",
     "S4",

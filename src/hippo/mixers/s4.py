@@ -68,7 +68,7 @@ class S4(TimeInvariant):
         if rate == 1 and length <= self.length:
             return with_skip(self._from_spectrum()[:, :length], self.D)
         A, B, C = self._dense(rate)
-        return with_skip((_rows(C, A, length) @ B.unsqueeze(-1)).squeeze(-1), self.D)
+        return with_skip((rows(C, A, length) @ B.unsqueeze(-1)).squeeze(-1), self.D)
 
     def initial_state(self, batch: int, like: Tensor) -> Tensor:
         shape = (batch, self.features, self.state_size // 2)
@@ -87,12 +87,9 @@ class S4(TimeInvariant):
         y = convolution.convolve(x, self.kernel(x.shape[1], rate))
         if state is None:
             return y, None
-        A, B, C = self.constants(rate, lambda: self._dense(rate))
-        length, before = x.shape[1], torch.cat([state.real, state.imag], dim=-1).permute(1, 2, 0)
-        y = y + (_rows(C, A, length) @ (A @ before)).permute(2, 1, 0)
-        driven = _rows(B, A.mT, length).flip(1).mT @ x.permute(2, 1, 0)  # Ā^(L−1) B̄, …, B̄
-        after = torch.linalg.matrix_power(A, length) @ before + driven
-        return y, torch.complex(*after.permute(2, 0, 1).chunk(2, dim=-1))
+        dense = self.constants(rate, lambda: self._dense(rate))
+        of_state, after = carried(*dense, x, torch.cat([state.real, state.imag], dim=-1))
+        return y + of_state, torch.complex(*after.chunk(2, dim=-1))
 
     def step(self, x: Tensor, state: Tensor | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         self.check_rate(rate)
@@ -190,7 +187,23 @@ def _halves(C: Tensor) -> Tensor:
     return 2 * torch.cat([C.real, -C.imag], dim=-1)
 
 
-def _rows(C: Tensor, A: Tensor, count: int) -> Tensor:
+def carried(A: Tensor, B: Tensor, C: Tensor, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what outputs owe to a state (B, H, N) before x (B, L, H), (B, L, H), and the state after x.
+
+    Args:
+        A: Ā (H, N, N).
+        B: B̄ (H, N).
+        C: (H, N).
+        x: (B, L, H).
+        state: (B, H, N).
+    """
+    length, before = x.shape[1], state.permute(1, 2, 0)
+    y = (rows(C, A, length) @ (A @ before)).permute(2, 1, 0)
+    driven = rows(B, A.mT, length).flip(1).mT @ x.permute(2, 1, 0)  # Ā^(L−1) B̄, …, B̄
+    return y, (torch.linalg.matrix_power(A, length) @ before + driven).permute(2, 0, 1)
+
+
+def rows(C: Tensor, A: Tensor, count: int) -> Tensor:
     """Return C, C A, …, C A^(count−1), (H, count, N), in log₂ count products."""
     rows = C.unsqueeze(1)
     while rows.shape[1] < count:

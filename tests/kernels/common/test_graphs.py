@@ -27,6 +27,7 @@ STEPS = 4  # of a chunk
 MEMORIES = {
     "LegS": {"memory_order": 6},
     "LegT": {"measure": measures.LegT(20.0), "discretization": "zoh"},
+    "JacS": {"memory_order": 6, "measure": measures.JacS(2.0)},
 }
 
 

@@ -44,10 +44,12 @@ def test_scalar_decay_is_the_loop_for_any_chunk_and_sharing(groups, chunk):
     assert_same(matrix_state.decayed(*inputs, chunk), naive.decayed_loop(*spread, v, g, S), inputs)
 
 
+@pytest.mark.parametrize("steep", [0.1, 20.0])
 @pytest.mark.parametrize("chunk", [1, 8, 64])
-def test_channel_decay_is_the_loop_for_any_chunk(chunk):
+def test_channel_decay_is_the_loop_for_any_chunk_and_decay(chunk, steep):
     torch.manual_seed(1)
-    inputs = draw(B, L, H, N), draw(B, L, H, N), draw(B, L, H, P), decays(B, L, H, N), draw(B, H, N, P)
+    g = (steep * decays(B, L, H, N)).detach().requires_grad_()
+    inputs = draw(B, L, H, N), draw(B, L, H, N), draw(B, L, H, P), g, draw(B, H, N, P)
     assert_same(matrix_state.decayed(*inputs, chunk), naive.decayed_loop(*inputs), inputs)
 
 
@@ -59,7 +61,7 @@ def test_the_masked_quadratic_form_is_the_loop(shape):
     torch.testing.assert_close(naive.decayed_quadratic(q, k, v, g), naive.decayed_loop(q, k, v, g, zero)[0])
 
 
-def delta_inputs() -> list[torch.Tensor]:
+def delta_inputs(steep: float = 1.0) -> list[torch.Tensor]:
     read = F.normalize(torch.randn(B, L, H, N, dtype=torch.float64), dim=-1)
     write = -read * torch.rand(B, L, H, N, dtype=torch.float64)
     S = draw(B, H, N, P)
@@ -67,17 +69,18 @@ def delta_inputs() -> list[torch.Tensor]:
         draw(B, L, H, N),
         draw(B, L, H, N),
         draw(B, L, H, P),
-        decays(B, L, H, N),
+        (steep * decays(B, L, H, N)).detach().requires_grad_(),
         read.requires_grad_(),
         write.requires_grad_(),
         S,
     ]
 
 
+@pytest.mark.parametrize("steep", [0.1, 20.0])
 @pytest.mark.parametrize("chunk", [1, 8, 64])
-def test_the_delta_rule_is_the_loop_for_any_chunk(chunk):
+def test_the_delta_rule_is_the_loop_for_any_chunk_and_decay(chunk, steep):
     torch.manual_seed(3)
-    inputs = delta_inputs()
+    inputs = delta_inputs(steep)
     assert_same(matrix_state.delta_rule(*inputs, chunk), naive.delta_loop(*inputs), inputs)
 
 
@@ -110,9 +113,10 @@ def test_decays_that_forget_everything_and_long_steep_ones_stay_finite():
         assert all(x.isfinite().all() for x in torch.autograd.grad(o.sum(), [q, k, v]))
 
 
-def test_float32_agrees_with_float64(relative_error):
+@pytest.mark.parametrize("steep", [0.5, 20.0])
+def test_float32_agrees_with_float64(relative_error, steep):
     torch.manual_seed(7)
-    wide = [x.detach() for x in delta_inputs()]
+    wide = [x.detach() for x in delta_inputs(steep)]
     expected, _ = naive.delta_loop(*wide)
     assert relative_error(matrix_state.delta_rule(*(x.float() for x in wide))[0], expected) < 2e-6
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_SHALLOW = 40.0  # e^40 times what queries and keys are is within float32
+
 
 def decayed_scalar(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, chunk: int
@@ -52,7 +54,7 @@ def decayed_channels(
     B, L, H, P = v.shape
     q, k, v, log_decay = (_by_head(x, _halving(chunk, L)) for x in (q, k, v, log_decay))
     (X, Q, N), M = q.shape, len(q) // (B * H)
-    scores = _Scores.apply(log_decay, (False,), q, k).view(X, Q, Q)
+    scores = _scores(log_decay, (False,), (q,), (k,)).view(X, Q, Q)
     since, until = log_decay.cumsum(1).exp(), suffix_sums(log_decay).exp()
     added = torch.bmm((k * until).mT, v).view(B, M, H, N, P)
     entering, state = carried(added, since[:, -1].view(B, M, H, N, 1), state)
@@ -71,7 +73,7 @@ def delta_rule(
     B, L, H, P = v.shape
     q, k, v, log_decay, read, write = (_by_head(x, _halving(chunk, L)) for x in (q, k, v, log_decay, read, write))
     (X, Q, N), M = q.shape, len(q) // (B * H)
-    scores = _Scores.apply(log_decay, (False, True), q, read, k, write)
+    scores = _scores(log_decay, (False, True), (q, read), (k, write))
     q_scores, read_scores = scores.unbind(1)
     # From what enters: up to each step, and up to the one before it, two views of one tensor.
     since = F.pad(log_decay.cumsum(1), (0, 0, 1, 0)).exp()
@@ -91,6 +93,25 @@ def delta_rule(
     recalled = torch.baddbmm(own, linear, entering)
     o = torch.bmm(q_scores.reshape(X, Q, 2 * Q), torch.cat([v, recalled], 1))
     return _by_step(torch.baddbmm(o, q * since, entering), B, H, L), state
+
+
+def _scores(log_decay: Tensor, before: tuple[bool, ...], queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
+    """Return what `_Scores` does. Where no channel decays by more than e^−_SHALLOW in a chunk, as RWKV-7's do not by
+    themselves (e^−19 in 32 steps), one product makes them all: queries decay from the middle of the chunk and keys to
+    it, so that some grow, though not beyond all numbers. RWKV-7 takes 0.72 of the time with it (B = 50, L = 784, H = 64
+    in heads of 32, both passes, one thread), and 0.86 (H = 128 in heads of 64)."""
+    sums = log_decay.cumsum(1)
+    if not (torch.compiler.is_exporting() or sums[:, -1].min() < -_SHALLOW):
+        X, Q, _ = log_decay.shape
+        since = sums - sums[:, Q // 2 :][:, :1]
+        until = (-since).exp()
+        reach = [(since - log_decay if early else since).exp() for early in before]
+        q = torch.cat([query * decay for query, decay in zip(queries, reach, strict=True)], 1)
+        k = torch.cat([key * until for key in keys], 1)
+        steps = torch.arange(Q, device=q.device)
+        causal = torch.stack([steps[:, None] - int(early) >= steps for early in before]).unsqueeze(2).to(q)
+        return torch.bmm(q, k.mT).view(X, len(queries), Q, len(keys), Q) * causal
+    return _Scores.apply(log_decay, before, *queries, *keys)
 
 
 class _Scores(torch.autograd.Function):

@@ -41,7 +41,7 @@ def sequence(x: Tensor, state: Tensor, step: Tensor, power: float, alpha: float 
         return c.unflatten(0, (batch, features)).transpose(1, 2)
     states = []
     for x_k, some in zip(x.unbind(1), step, strict=True):
-        change = (dilation(order, some, power) - torch.eye(order).to(step)).to(x)
+        change = (dilation(order, some, power) - torch.eye(order, dtype=step.dtype, device=step.device)).to(x)
         past = state - torch.nn.functional.pad(x_k.unsqueeze(-1), (0, order - 1))  # a constant is a fixed point
         state = state + past @ change.mT
         states.append(state)
@@ -99,7 +99,7 @@ def dilation(order: int, step: Tensor, power: float = 0.0) -> Tensor:
     """
     _, _, middle, beside = (v.to(step) for v in numbers(order, power))
     r = 1 - step.unsqueeze(-1)
-    before, row = torch.zeros(*step.shape, order).to(step), torch.zeros(*step.shape, order).to(step)
+    before, row = step.new_zeros(*step.shape, order), step.new_zeros(*step.shape, order)
     row[..., 0] = r[..., 0] ** (1 + power)
     rows = [row]
     for n in range(order - 1):
@@ -109,4 +109,5 @@ def dilation(order: int, step: Tensor, power: float = 0.0) -> Tensor:
         before, row = row, (r * moved - middle[n] * row - beside[n] * before) / beside[n + 1]
         rows.append(row)
     # Where no time passes, nothing changes: not even by rounding.
-    return torch.where((r == 1).unsqueeze(-1), torch.eye(order).to(step), torch.stack(rows, dim=-2))
+    same = torch.eye(order, dtype=step.dtype, device=step.device)
+    return torch.where((r == 1).unsqueeze(-1), same, torch.stack(rows, dim=-2))
