@@ -13,6 +13,7 @@ naive       tensor operations, a few samples at a time: the reference, and what 
 cpu         a compiled loop, with its adjoint, where every channel has a readout of its own
 """
 
+import torch
 from torch import Tensor
 
 from hippo.kernels import legs
@@ -62,7 +63,7 @@ def remember(x: Tensor, state: Tensor, step: Tensor, power: float = 0.0, alpha: 
 def dilation(order: int, step: Tensor, power: float = 0.0) -> Tensor:
     """Return what an exact step does to a memory of the constant 0, (..., N, N) for relative steps dt/t (...); the
     identity where a step is 0."""
-    if serves(step):
+    if serves(step) and not torch.compiler.is_exporting():  # where even plain steps give tensors without values
         from hippo.kernels.scaled import cpu
 
         return cpu.dilation(order, step, power)

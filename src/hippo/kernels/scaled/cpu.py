@@ -74,7 +74,7 @@ def read(x: Tensor, state: Tensor, step: Tensor, C: Tensor, power: float, alpha:
 def dilation(order: int, step: Tensor, power: float) -> Tensor:
     """`hippo.kernels.scaled.dilation`, where `native.serves` is true of step."""
     E = step.detach().new_empty(step.numel(), order, order)
-    _, _, middle, beside = (v.numpy() for v in numbers(order, power))
+    _, _, middle, beside = numbers(order, power)
     _dilations(step.detach().flatten().numpy(), middle, beside, power, np.empty((3, order)), E.numpy())
     return E.view(*step.shape, order, order)
 

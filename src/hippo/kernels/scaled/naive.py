@@ -97,7 +97,7 @@ def dilation(order: int, step: Tensor, power: float = 0.0) -> Tensor:
     ω(y) dy, and the three-term recurrence of p_n(ry) one of the rows. Multiplication by y is a symmetric matrix whose
     eigenvalues lie within (0, 1), so the recurrence is as stable as that of the polynomials themselves, at r = 0, too.
     """
-    _, _, middle, beside = (v.to(step) for v in numbers(order, power))
+    _, _, middle, beside = (torch.as_tensor(v, dtype=step.dtype, device=step.device) for v in numbers(order, power))
     r = 1 - step.unsqueeze(-1)
     before, row = step.new_zeros(*step.shape, order), step.new_zeros(*step.shape, order)
     row[..., 0] = r[..., 0] ** (1 + power)
