@@ -123,7 +123,7 @@ class HiPPO(nn.Module):
     def step(self, f: Tensor, timestamps: Tensor | None = None, *, state: State | None = None) -> State:
         """Remember one sample f of shape (B,) or (B, C), with timestamps (B,) where there are any.
 
-        This takes some 10 microseconds: without gradients, and with timestamps for a batch of one only. The numbers are
+        This takes tens of microseconds, not hundreds: without gradients, and with timestamps for a batch of one only. The numbers are
         those of `forward`, and so are the errors.
         """
         _check_tensor("f", f)
@@ -193,7 +193,7 @@ class HiPPO(nn.Module):
             raise ValueError(f"state.time must be a number or ({len(signal)},), not {tuple(since.shape)}")
         if not isinstance(since, Tensor) and not 0 <= since < math.inf:
             raise ValueError(f"state.time must be finite and at least 0, not {since}")
-        return Signal(signal, timestamps, since if isinstance(since, Tensor) else float(since), c)
+        return Signal(signal, timestamps, since if isinstance(since, (Tensor, int)) else float(since), c)
 
     def _end(self, signal: Signal) -> Tensor | float:
         """Return the time of the last sample."""
