@@ -125,24 +125,23 @@ def one_more(
         return None
     if f.numel() == 0 or (timestamps is not None and len(f) != 1):
         return None
-    largest = _LARGEST.get(f.dtype, 0.0)
-    if may_look(f) and not (abs(f.item()) < largest if f.numel() == 1 else (f.abs() < largest).all()):
-        return None
     before, now = times
+    if now == before or f.dtype not in _LARGEST:
+        return None
     if law.linear_time:
-        relative, alpha = (now - before) / now if now > before else 0.0, transitions.alpha(law.discretization)
+        relative, alpha = (now - before) / now, transitions.alpha(law.discretization)
         if f.dim() == 1:
             c = legs.step(c, f, relative, alpha, law.power)
         else:
             c = legs.step(c.flatten(0, -2), f.flatten(), relative, alpha, law.power).view_as(c)
-    elif law.measure.scaled_power is not None and now > before:
+    elif law.measure.scaled_power is not None:
         relative = torch.tensor((now - before) / now, dtype=torch.float64, device=c.device)
         c = transitions.held(law.order, relative, law.power, c)(c, f)
-    elif not law.measure.scale_invariant and now > before:
+    elif not law.measure.scale_invariant:
         c = transitions.translated(*law, 1.0 if timestamps is None else now - before, c.dtype, c.device)(c, f)
     else:
         return None
-    if may_look(c) and not math.isfinite(c.sum().item()):  # the state was too large, or the sum alone is
+    if may_look(c) and not math.isfinite(c.sum().item()):  # the sample or the state was not, or too large
         return None
     return c, now if timestamps is None else timestamps.clone()
 
