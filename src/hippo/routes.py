@@ -130,10 +130,13 @@ def one_more(
         return None
     if law.linear_time:
         relative, alpha = (now - before) / now, transitions.alpha(law.discretization)
-        if f.dim() == 1:
-            c = legs.step(c, f, relative, alpha, law.power)
-        else:
-            c = legs.step(c.flatten(0, -2), f.flatten(), relative, alpha, law.power).view_as(c)
+        try:
+            if f.dim() == 1:
+                c = legs.step(c, f, relative, alpha, law.power)
+            else:
+                c = legs.step(c.flatten(0, -2), f.flatten(), relative, alpha, law.power).view_as(c)
+        except OverflowError:  # the sample or the state was not finite, or is too large
+            return None
     elif law.measure.scaled_power is not None:
         relative = torch.tensor((now - before) / now, dtype=torch.float64, device=c.device)
         c = transitions.held(law.order, relative, law.power, c)(c, f)
@@ -141,7 +144,7 @@ def one_more(
         c = transitions.translated(*law, 1.0 if timestamps is None else now - before, c.dtype, c.device)(c, f)
     else:
         return None
-    if may_look(c) and not math.isfinite(c.sum().item()):  # the sample or the state was not, or too large
+    if not law.linear_time and may_look(c) and not math.isfinite(c.sum().item()):
         return None
     return c, now if timestamps is None else timestamps.clone()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from hippo.kernels.common import gpus, native
 from hippo.kernels.legs import naive
 from hippo.kernels.legs.naive import legs_steps
+from hippo.values import may_look
 
 __all__ = ["choose", "cpu_step", "gpu_step", "legs_steps", "remember", "sequence", "step"]
 
@@ -72,14 +73,21 @@ def remember(c: Tensor, f: Tensor, time: float, power: float = 0.0) -> Tensor:
 
 def step(c: Tensor, f: Tensor, step: float, alpha: float, power: float = 0.0) -> Tensor:
     """Advance coefficients (B, N) by one sample (B,), to the last bit as `sequence` does: without gradients, and
-    where it is compiled, in a few microseconds."""
+    where it is compiled, in a few microseconds.
+
+    Raises:
+        OverflowError: If coefficients are not finite after it, where the host may look.
+    """
     graph = torch.is_grad_enabled() and (c.requires_grad or f.requires_grad)
     if not graph and choose(c, f)[0] == "compiled loop":
         from hippo.kernels.legs import cpu
 
         return cpu.step(c, f, step, alpha, power)
     steps = torch.full((1, 1), step, dtype=torch.float64, device=f.device)
-    return sequence(c, f.unsqueeze(1), steps, alpha, every=False, power=power)
+    after = sequence(c, f.unsqueeze(1), steps, alpha, every=False, power=power)
+    if may_look(after) and not torch.isfinite(after).all():
+        raise OverflowError(f"coefficients are not finite in {c.dtype}")
+    return after
 
 
 def cpu_step() -> ModuleType:
