@@ -1,6 +1,6 @@
 """Time one training step of each model, beside nn.GRU and beside the matrix products a HiPPO-RNN cannot do without.
 
-    python scripts/benchmark.py                                  # every model, streaming (scripts/streaming.py), steps
+    python scripts/benchmark.py                                  # every model
     python scripts/benchmark.py legs gru                         # these, at permuted MNIST's size
     python scripts/benchmark.py --length 182 --hidden 256        # at Character Trajectories' size
 
@@ -19,13 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import streaming
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from hippo import HiPPO
-from hippo.measures import LegT
 from hippo.training import host, records
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
@@ -106,20 +103,6 @@ def measure(part: str, size: dict[str, int]) -> dict[str, Any]:
     return seconds | {"parameters": parameters, "ratio": ratio, "peak_memory": memory}
 
 
-def step_by_step(memory: HiPPO, count: int, batch: int = 1) -> float:
-    """Return the seconds that `HiPPO.step` takes for one sample, on one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    samples = torch.randn(count, batch).unbind()
-    state = memory.step(samples[1], state=memory.step(samples[0]))  # compiles, and makes what is made once
-    begin = time.perf_counter()
-    for sample in samples:
-        state = memory.step(sample, state=state)
-    taken = time.perf_counter() - begin
-    torch.set_num_threads(threads)
-    return taken / count
-
-
 def report(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the medians of a part's runs, and the largest memory that any of them held."""
     median = {key: statistics.median(run[key] for run in runs) for key in SECONDS}
@@ -164,16 +147,6 @@ def main() -> None:
         row = "".join(f"{measured['seconds'][key]:10.3f}" for key in SECONDS)
         memory = f"{measured['peak_memory'] / 1e9:9.2f}{measured['parameters']:12,}"
         print(f"{part:14}{row}{measured['ratio_to_products']:12.2f}{memory}")
-    if not args.models:
-        print()
-        result["streaming"] = streaming.measure(args.rounds, streaming.ORDERS, streaming.LENGTHS)
-        streaming.show(result["streaming"])
-        memories = {"legs": HiPPO("legs", 64), "legt": HiPPO(LegT(1000.0), 64)}
-        result["step"] = {
-            name: min(step_by_step(memory, 10**5) for _ in range(args.rounds)) for name, memory in memories.items()
-        }
-        shown = (f"{name} {1e6 * seconds:.1f} µs" for name, seconds in result["step"].items())
-        print("one sample at a time, N = 64: " + ", ".join(shown))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         records.write(args.out, result)

@@ -7,7 +7,7 @@ Rates are in millions of samples a second, the best of several rounds. `HiPPO.re
 time, by a wavefront, and LegT, with a window of 1,000 samples, by blocks. Beside them stand two ways of one step a
 sample: the compiled O(N) step of LegS ("plain"), and the product with one dense matrix ("dense"), which any memory has.
 The error is the largest difference of any coefficient of LegS from dense steps in float64, after 1,000 steps, divided
-by the largest coefficient.
+by the largest coefficient. Last comes `HiPPO.step`, for samples that arrive one at a time, on one core.
 """
 
 import argparse
@@ -107,6 +107,16 @@ def scaling(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[
     }
 
 
+def step_by_step(memory: HiPPO, count: int) -> float:
+    """Return the seconds that `HiPPO.step` takes for one sample."""
+    samples = torch.randn(count, 1).unbind()
+    state = memory.step(samples[1], state=memory.step(samples[0]))  # compiles, and makes what is made once
+    begin = time.perf_counter()
+    for sample in samples:
+        state = memory.step(sample, state=state)
+    return (time.perf_counter() - begin) / count
+
+
 def draw(curves: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     for axes, (name, curve) in zip(figure.subplots(1, 2), curves.items(), strict=True):
@@ -154,7 +164,12 @@ def measure(rounds: int, orders: Sequence[int], lengths: Sequence[int]) -> dict[
                 row[kind] = max(row.get(kind, 0.0), rate(make(order), batch, dtype))
     torch.set_num_threads(1)
     curves = scaling(rounds, [8 * order for order in orders], lengths)
-    result = {"rounds": rounds, "compiled": kernels.compiled(), "rows": rows, "scaling": curves}
+    memories = {"LegS": HiPPO("legs", 64), "LegT": HiPPO(LegT(1000.0), 64)}
+    step = {
+        name: min(step_by_step(memory, min(max(lengths), 10**5)) for _ in range(rounds))
+        for name, memory in memories.items()
+    }
+    result = {"rounds": rounds, "compiled": kernels.compiled(), "rows": rows, "scaling": curves, "step": step}
     result |= {"peak_memory": records.peak_memory()} | records.provenance()
     torch.set_num_threads(threads)
     return result
@@ -170,6 +185,8 @@ def show(result: dict[str, Any]) -> None:
         print(f"{row['order']:5} {row['dtype']:8} {row['batch']:5}{shown}{row['error']:10.0e}")
     for name, curve in result["scaling"].items():
         print(f"time grows as {name}^{curve['exponent']:.2f}")
+    steps = (f"{name} {1e6 * seconds:.1f} µs" for name, seconds in result["step"].items())
+    print("one sample at a time, N = 64: " + ", ".join(steps))
 
 
 def main() -> None:

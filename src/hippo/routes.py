@@ -128,7 +128,7 @@ def one_more(
     before, now = times
     if now == before or f.dtype not in _LARGEST:
         return None
-    if law.linear_time:
+    if linear := law.linear_time:
         relative, alpha = (now - before) / now, transitions.alpha(law.discretization)
         try:
             if f.dim() == 1:
@@ -144,7 +144,7 @@ def one_more(
         c = transitions.translated(*law, 1.0 if timestamps is None else now - before, c.dtype, c.device)(c, f)
     else:
         return None
-    if not law.linear_time and may_look(c) and not math.isfinite(c.sum().item()):
+    if not linear and may_look(c) and not math.isfinite(c.sum().item()):
         return None
     return c, now if timestamps is None else timestamps.clone()
 

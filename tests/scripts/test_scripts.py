@@ -148,6 +148,8 @@ def test_streaming_measures_rates_errors_and_growth(script, tmp_path):
         assert row["dense"] > 0
     assert (tmp_path / "figures" / "scaling.png").read_bytes().startswith(b"\x89PNG")
     assert said.count("time grows as") == 2
+    assert 0 < result["step"]["LegS"] < 0.1
+    assert "one sample at a time" in said
 
 
 def test_approximation_is_bounded_by_the_best_polynomial(script, tmp_path):

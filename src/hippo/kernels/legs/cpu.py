@@ -54,12 +54,8 @@ def sequence(c: Tensor, f: Tensor, step: Tensor, alpha: float, every: bool, powe
 def step(c: Tensor, f: Tensor, step: float, alpha: float, power: float = 0.0) -> Tensor:
     """`hippo.kernels.legs.step`, where `native.serves` is true of c and f. The last order has the sum of all others, so
     that one number tells of them all; a look by torch's operations would double the time of a step."""
-    batch, order = c.shape
     y, samples = (v.numpy().T.copy() for v in (c, f))  # NumPy's calls take a third of the time of torch's
-    steps, carried = np.empty((2, batch), y.dtype)
-    steps.fill(step)
-    advance(y, samples, steps, recursion(order, alpha, c.dtype, power), carried)
-    if not math.isfinite(y[-1].sum()):
+    if not math.isfinite(_step(y, samples, step, recursion(c.shape[1], alpha, c.dtype, power))):
         raise OverflowError(f"coefficients are not finite in {c.dtype}")
     return torch.from_numpy(y.T.copy())
 
@@ -123,6 +119,16 @@ def _chunks(f: Tensor, step: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield where a chunk of steps begins, and samples and steps (≤ 64, B) of it, from (B, L) and (L, B)."""
     for begin in range(0, len(step), _CHUNK):
         yield begin, f.detach()[:, begin : begin + _CHUNK].mT.contiguous(), step[begin : begin + _CHUNK]
+
+
+@loop
+def _step(c, f, step, recursion):
+    """Take c (N, B) over one sample f (B,) with the same relative step for all, in place, and return the sum of what
+    the last order is."""
+    steps, carried = np.empty_like(f), np.empty_like(f)
+    steps[:] = step
+    advance(c, f, steps, recursion, carried)
+    return c[-1].sum()
 
 
 @loop
