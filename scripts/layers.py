@@ -13,6 +13,7 @@ slower the next second. Each layer has a process of its own, whose peak memory i
 
 import argparse
 import importlib
+import math
 import multiprocessing
 import statistics
 import sys
@@ -221,7 +222,7 @@ def passes(layer: Callable[[Tensor], Tensor], x: Tensor, part: int | None = None
     return forward, backward
 
 
-def measure(name: str, size: Size, rounds: int, threads: int) -> dict[str, Any]:
+def measure(name: str, size: Size, rounds: int, threads: int, compile_steps: bool) -> dict[str, Any]:
     """Return the seconds of a layer, their ratios to those of its floor and of public code, and its steps a second."""
     torch.set_num_threads(threads)
     model = network(name, size)
@@ -268,7 +269,10 @@ def measure(name: str, size: Size, rounds: int, threads: int) -> dict[str, Any]:
         result["public"]["ratio"] = statistics.median(b / sum(a) for a, b in zip(times, theirs, strict=True))
         result["public"]["peak_memory"] = records.peak_memory()["host"]
     torch.set_num_threads(1)
-    result["steps_a_second"] = max(steps_a_second(model) for _ in range(rounds))
+    result["steps_a_second"] = max(steps_a_second(model.step) for _ in range(rounds))
+    if compile_steps:
+        step = model.compiled_step()
+        result["compiled_steps_a_second"] = max(steps_a_second(step) for _ in range(rounds))
     return result
 
 
@@ -285,27 +289,28 @@ def difference(ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tens
 
 
 @torch.inference_mode()
-def steps_a_second(model: Any) -> float:
+def steps_a_second(step: Callable[..., Any]) -> float:
     """Return how many samples of one sequence a network takes in a second, one at a time."""
     samples, state = torch.randn(STEPS, 1, 1).unbind(), None
     for sample in samples[:3]:  # makes what is made once
-        _, state = model.step(sample, state=state)
+        _, state = step(sample, state=state)
     begin = now()
     for sample in samples:
-        _, state = model.step(sample, state=state)
+        _, state = step(sample, state=state)
     return STEPS / (now() - begin)
 
 
 def show(size: Size, layers: dict[str, dict[str, Any]]) -> None:
     print(f"batch {size.batch}, {size.length} steps, hidden {size.hidden}, {size.states} states")
-    head = f"{'forward':>9}{'backward':>9}{'/ floor':>9}{'public, times as long':>28}{'peak GB':>9}{'steps / s':>11}"
-    print(f"{'':18}{head}")
+    head = f"{'forward':>9}{'backward':>9}{'/ floor':>9}{'public, times as long':>28}{'peak GB':>9}"
+    print(f"{'':18}{head}{'steps / s':>11}{'compiled':>11}")
     for name, found in layers.items():
         seconds, public = found["seconds"], found.get("public", {})
         ratio = f"{found['ratio_to_floor']:.2f}" if "ratio_to_floor" in found else "–"
         beside = f"{public['package']} {public['ratio']:.1f}" if "ratio" in public else "–"
         times = f"{seconds['forward']:9.3f}{seconds['backward']:9.3f}{ratio:>9}{beside:>28}"
-        print(f"{name:18}{times}{found['peak_memory'] / 1e9:9.2f}{found['steps_a_second']:11,.0f}")
+        steps = f"{found['steps_a_second']:11,.0f}{found.get('compiled_steps_a_second', math.nan):11,.0f}"
+        print(f"{name:18}{times}{found['peak_memory'] / 1e9:9.2f}{steps}")
     for name, found in layers.items():
         public = found.get("public", {})
         if "missing" in public:
@@ -323,6 +328,7 @@ def main() -> None:
     parser.add_argument("--states", type=int, default=64, help="states N (64)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each layer (3)")
     parser.add_argument("--threads", type=int, default=2, help="for forward and backward; steps have one (2)")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out steps by torch.compile")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     args = parser.parse_args()
     for name in args.layers:
@@ -336,7 +342,7 @@ def main() -> None:
     for name in args.layers or names:
         print(f"\r{name:20}", end="", file=sys.stderr, flush=True)
         with processes.Pool(1) as pool:
-            layers[name] = pool.apply(measure, (name, size, args.rounds, args.threads))
+            layers[name] = pool.apply(measure, (name, size, args.rounds, args.threads, args.compile))
     print("\r" + 20 * " ", end="\r", file=sys.stderr)
     show(size, layers)
     if args.out:

@@ -135,6 +135,19 @@ def test_steps_follow_the_weights(make):
 
 
 @every_mixer
+def test_a_chunk_and_steps_go_together_where_no_gradient_is_wanted(make):
+    """What a chunk keeps between calls is not what a step keeps."""
+    mixer, x = make(2), torch.randn(1, 9, 2)
+    with torch.no_grad():
+        y, state = mixer(x[:, :4], mixer.initial_state(1, x))
+        for k in (4, 5):
+            later, state = mixer.step(x[:, k], state)
+        torch.testing.assert_close(later, mixer(x[:, :6])[0][:, -1], **CLOSE)
+        y, state = mixer(x[:, 6:], state)
+        torch.testing.assert_close(y, mixer(x)[0][:, 6:], **CLOSE)
+
+
+@every_mixer
 def test_names_of_the_dynamics_are_parameters(make):
     mixer = make(2)
     assert set(mixer.dynamics) <= dict(mixer.named_parameters()).keys()

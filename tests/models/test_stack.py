@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hippo.mixers import LRU, RTF, S4D, ScaleConvolution
+from hippo.mixers import LRU, LSSL, RTF, RWKV7, S4, S4D, Mamba, ScaleConvolution
 from hippo.models import Stack
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -105,6 +105,32 @@ def test_a_sequence_in_chunks_and_in_steps_is_the_whole(layer, settings):
                 saved.seek(0)
                 state = torch.load(saved, weights_only=True)
         torch.testing.assert_close(features, whole, **CLOSE)
+
+
+COMPILED = LAYERS | {
+    "s4": partial(S4, state_size=6, length=16),
+    "lssl": partial(LSSL, state_size=5),
+    "mamba": partial(Mamba, state_size=4),
+    "rwkv": partial(RWKV7, head_size=4),
+}
+
+
+@pytest.mark.parametrize("layer", COMPILED.values(), ids=COMPILED.keys())
+def test_a_compiled_step_is_the_step_also_when_weights_have_changed(layer):
+    model, x = a_stack(layer), torch.randn(6, 1, 3)
+    step = model.compiled_step(backend="eager")
+    times = None if not model.uses_timestamps else torch.tensor([0.0, 1.0, 2.5, 2.6, 4.0, 7.0]).unsqueeze(1)
+    for when in (None, times):
+        state = same = None
+        with torch.no_grad():
+            for k, x_k in enumerate(x):
+                if k == 3:
+                    for parameter in model.parameters():
+                        parameter.add_(0.01)
+                at = None if when is None else when[k]
+                (features, state), (expected, same) = step(x_k, at, state=state), model.step(x_k, at, state=same)
+                torch.testing.assert_close(features, expected, **CLOSE)
+    torch._dynamo.reset()
 
 
 def test_timestamps_count_in_units_and_the_first_gap_is_one():

@@ -77,6 +77,11 @@ class Mixer(nn.Module, ABC):
             Output (B, H), and the state.
         """
 
+    def prepared(self, rate: float | None) -> Any:
+        """Return what steps at a rate need beside the parameters, and `constants` keeps; None stands for a rate that is
+        another for each sequence. Most layers need nothing."""
+        return None
+
     @abstractmethod
     def initial_state(self, batch: int, like: Tensor) -> Any:
         """Return the state before the first sample, for `batch` sequences, in the dtype and on the device of `like`."""
@@ -86,10 +91,13 @@ class Mixer(nn.Module, ABC):
 
         A step of one sequence takes 13 to 39 µs with it; without, 50 (LRU, S5), 190 (S4D) and 20,000 (S4 and RTF, of
         which the readout takes a power of a matrix). Versions of parameters are PyTorch's private matter, but nothing
-        else tells whether an optimizer has changed them.
+        else tells whether an optimizer has changed them. torch.compile cannot ask for them: what it has compiled reads
+        what was kept just before (see `Stack.compiled_step`).
         """
         if torch.is_grad_enabled() or torch.compiler.is_exporting():
             return make()
+        if torch.compiler.is_dynamo_compiling():
+            return self._constants[key][1]
         now = tuple((p.data_ptr(), p._version) for p in self.parameters())
         before, made = self._constants.get(key, (None, None))
         if before != now:

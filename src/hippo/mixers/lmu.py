@@ -60,9 +60,13 @@ class LMU(Mixer):
         self.check_rate(rate)
         assert not isinstance(rate, Tensor)
         state = self.initial_state(len(x), x) if state is None else state
-        A, B = self.constants(rate, lambda: self.memory.transition(rate, x))
+        A, B = self.prepared(rate)
         m = torch.addcmul(state @ A.mT, torch.relu(self.write(x)).unsqueeze(-1), B)
         return self.read(m.flatten(1)) + self.skip(x), m
+
+    def prepared(self, rate: float | None) -> tuple[Tensor, Tensor]:
+        assert rate is not None
+        return self.constants(rate, lambda: self.memory.transition(rate, self.read.weight))
 
 
 class LegendreMemory:

@@ -81,10 +81,14 @@ class LSSL(TimeInvariant):
     def step(self, x: Tensor, state: Tensor | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         self.check_rate(rate)
         assert not isinstance(rate, Tensor)
-        A, B = _transition(self.system, rate, x.dtype, x.device)
+        A, B = self.prepared(rate)
         state = self.initial_state(len(x), x) if state is None else state
         state = torch.addcmul((state.transpose(0, 1) @ A.mT).transpose(0, 1), B, x.unsqueeze(-1))
         return torch.addcmul((self.C * state).sum(-1), self.D, x), state
+
+    def prepared(self, rate: float | None) -> tuple[Tensor, Tensor]:
+        assert rate is not None
+        return self.constants(rate, lambda: _transition(self.system, rate, self.C.dtype, self.C.device))
 
 
 @constant(maxsize=4)

@@ -59,16 +59,21 @@ class MultiInput(Mixer):
         state = self.initial_state(len(x), x) if state is None else state
         if isinstance(rate, Tensor):
             a, gain = self.factors(rate.unsqueeze(-1))
-            inputs, outputs = self.constants("gaps", lambda: (self._inputs(None), self._outputs()))
+            inputs, outputs = self.prepared(None)
         else:
-            a, inputs, outputs = self.constants(rate, lambda: self._at(rate))
+            a, inputs, outputs = self.prepared(rate)
             gain = None
         u = torch.view_as_complex((x @ inputs).unflatten(-1, (self.state_size, 2)))
         state = torch.addcmul(u if gain is None else gain * u, a, state)
         return torch.addcmul(torch.view_as_real(state).flatten(-2) @ outputs, self.D, x), state
 
-    def _at(self, rate: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a, and both maps in real numbers, at a rate."""
+    def prepared(self, rate: float | None) -> tuple[Tensor, ...]:
+        """Return both maps in real numbers, and before them, at a rate, a."""
+        return self.constants(rate, lambda: self._at(rate))
+
+    def _at(self, rate: float | None) -> tuple[Tensor, ...]:
+        if rate is None:
+            return self._inputs(None), self._outputs()
         a, gain = self.factors(rate)
         return a, self._inputs(gain), self._outputs()
 

@@ -1,7 +1,7 @@
 """S4, structured state spaces (Gu, Goel and Ré 2022, arXiv 2111.00396)."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ class S4(TimeInvariant):
         y = convolution.convolve(x, self.kernel(x.shape[1], rate))
         if state is None:
             return y, None
-        dense = self.constants(rate, lambda: self._dense(rate))
+        dense = self.constants(("dense", rate), lambda: self._dense(rate))
         of_state, after = carried(*dense, x, torch.cat([state.real, state.imag], dim=-1))
         return y + of_state, torch.complex(*after.chunk(2, dim=-1))
 
@@ -95,11 +95,16 @@ class S4(TimeInvariant):
         self.check_rate(rate)
         state = self.initial_state(len(x), x) if state is None else state
         if isinstance(rate, Tensor):
-            fixed, tables = self._fixed(), self._tables(rate)
+            fixed, tables = self.prepared(None), self._tables(rate)
         else:
-            fixed, tables = self.constants(rate, lambda: (self._fixed(), self._tables(torch.as_tensor(rate))))
+            fixed, tables = self.prepared(rate)
         y, state = stepwise.step(x, state, *tables, *fixed, less=True)
         return torch.addcmul(y, self.D, x), state
+
+    def prepared(self, rate: float | None) -> tuple[Any, ...]:
+        if rate is None:
+            return self.constants(rate, self._fixed)
+        return self.constants(rate, lambda: (self._fixed(), self._tables(torch.as_tensor(rate))))
 
     def _from_spectrum(self) -> Tensor:
         """Return the kernel of T samples, (H, T), from its values at the roots of unity e^(−2iθ).

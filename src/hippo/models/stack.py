@@ -160,6 +160,29 @@ class Stack(SequenceModel):
         self, x: Tensor, timestamps: Tensor | None = None, *, state: StackState | None = None
     ) -> tuple[Tensor, StackState]:
         """Return the features after one more sample (B, C) at times (B,), and the state: `stream` of one sample."""
+        return self._step(x, timestamps, state, self._through)
+
+    def compiled_step(self, **options: Any) -> Callable[..., tuple[Tensor, StackState]]:
+        """Return `step` as one program, for a network at work: with the same arguments, two to six times as fast.
+
+        torch.compile makes the program at the second sample, in 5 to 30 s, and anew for batches of another size, and
+        takes the options. Parameters may change; those of each step count. Call it under torch.no_grad(): with
+        gradients nothing is kept from one step to the next. A `ScaleConvolution` gains nothing, for it is compiled.
+        """
+        compiled = torch.compile(self._through, **options)
+
+        def through(x: Tensor, rate: float | Tensor, state: StackState | None) -> tuple[Tensor, StackState]:
+            if state is None:  # which would take a program of its own
+                return self._through(x, rate, state)
+            for mixer in self.mixers:
+                mixer.prepared(None if isinstance(rate, Tensor) else rate)
+            return compiled(x, rate, state)
+
+        return lambda x, timestamps=None, *, state=None: self._step(x, timestamps, state, through)
+
+    def _step(
+        self, x: Tensor, timestamps: Tensor | None, state: StackState | None, through: Callable[..., Any]
+    ) -> tuple[Tensor, StackState]:
         self._check_kinds(timestamps, state)
         rate: float | Tensor = self.rate
         if timestamps is not None and self.uses_timestamps:
@@ -168,6 +191,11 @@ class Stack(SequenceModel):
             rate = rate.squeeze(1) if isinstance(rate, Tensor) else rate
         else:
             timestamps = None
+        features, after = through(x, rate, state)
+        return features, after._replace(time=timestamps)
+
+    def _through(self, x: Tensor, rate: float | Tensor, state: StackState | None) -> tuple[Tensor, StackState]:
+        """Return the features after one more sample (B, C), and the state, but for its time."""
         mixers = (None,) * len(self.blocks) if state is None else state.mixers
         z, states = self.encoder(x), []
         for block, mixer_state in zip(self.blocks, mixers, strict=True):
@@ -175,7 +203,7 @@ class Stack(SequenceModel):
             states.append(mixer_state)
         gaps = rate.unsqueeze(1) if isinstance(rate, Tensor) else rate
         features, total, weight = self._pool(self.norm(z).unsqueeze(1), gaps, state)
-        return features, StackState(tuple(states), total, weight, timestamps)
+        return features, StackState(tuple(states), total, weight, None)
 
     def _pool(self, z: Tensor, rate: float | Tensor, state: StackState | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the features after outputs z (B, L, H) and those before, and the total and weight to carry on with."""

@@ -119,8 +119,9 @@ def layers(record: Record) -> list[str]:
         beside = f"{public['ratio']:.1f} × `{public['package']}`" if "ratio" in public else "–"
         rows.append([f"`{name}`", f"{seconds['forward']:.2f}", f"{seconds['backward']:.2f}"])
         rows[-1] += [f"{found['ratio_to_floor']:.1f}" if "ratio_to_floor" in found else "–", beside]
-        rows[-1] += [f"{found['peak_memory'] / 1e9:.2f} GB", f"{found['steps_a_second']:,.0f}"]
-    head = ["layer", "forward, s", "backward, s", "/ floor", "as fast as", "peak memory", "steps a second"]
+        steps = (found.get(key) for key in ("steps_a_second", "compiled_steps_a_second"))
+        rows[-1] += [f"{found['peak_memory'] / 1e9:.2f} GB", *(f"{n:,.0f}" if n else "–" for n in steps)]
+    head = ["layer", "forward, s", "backward, s", "/ floor", "as fast as", "peak memory", "steps a second", "compiled"]
     return _words("layers", record, grid(head, rows))
 
 

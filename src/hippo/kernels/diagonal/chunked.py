@@ -71,7 +71,7 @@ def _recur_back(a: Tensor, b: Tensor) -> Tensor:
     chunk = math.isqrt(length - 1) + 1
     varies = a.dim() == 3
     x = torch.empty_like(b, memory_format=torch.contiguous_format)
-    reach = torch.empty_like(x) if varies else a.new_empty(chunk, len(a))  # what is done to what the next chunk hands on
+    reach = torch.empty_like(x) if varies else a.new_empty(chunk, len(a))  # what a chunk does to the next one's
     x[:, chunk - 1 :: chunk] = b[:, chunk - 1 :: chunk]
     x[:, -1] = b[:, -1]  # of the last chunk, which may be a part of one
     last = (length - 1) // chunk * chunk

@@ -20,7 +20,7 @@ from hippo.kernels import legs
 from hippo.kernels.common.native import serves
 from hippo.kernels.scaled import naive
 
-__all__ = ["dilation", "read", "remember"]
+__all__ = ["dilation", "read", "remember", "step"]
 
 
 def read(
@@ -58,6 +58,18 @@ def remember(x: Tensor, state: Tensor, step: Tensor, power: float = 0.0, alpha: 
     each = step.repeat_interleave(features, dim=1) if step.shape[1] > 1 else step
     after = legs.sequence(state.flatten(0, 1), x.mT.flatten(0, 1), each, alpha, every=False, power=power)
     return after.unflatten(0, (batch, -1))
+
+
+def step(x: Tensor, state: Tensor, step: float, power: float = 0.0, alpha: float | None = 0.5) -> Tensor:
+    """Return the coefficients (B, H, N) after one sample x (B, H), where all sequences share the relative step: what
+    `remember` does in five times the time."""
+    if alpha is not None:
+        try:
+            return legs.step(state.flatten(0, 1), x.flatten(), step, alpha, power).view_as(state)
+        except OverflowError:  # a layer hands on what is not finite, as every other does
+            pass
+    steps = torch.full((1, 1), step, dtype=torch.float64, device=x.device)
+    return remember(x.unsqueeze(1), state, steps, power, alpha)
 
 
 def dilation(order: int, step: Tensor, power: float = 0.0) -> Tensor:
