@@ -167,7 +167,8 @@ class Stack(SequenceModel):
 
         torch.compile makes the program at the second sample, in 5 to 30 s, and anew for batches of another size, and
         takes the options. Parameters may change; those of each step count. Call it under torch.no_grad(): with
-        gradients nothing is kept from one step to the next. A `ScaleConvolution` gains nothing, for it is compiled.
+        gradients nothing is kept from one step to the next. With a `ScaleConvolution`, which is compiled already and
+        breaks the program in two, `step` is the faster one.
         """
         compiled = torch.compile(self._through, **options)
 
