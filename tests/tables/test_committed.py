@@ -1,17 +1,20 @@
 """The tables of this project, and the records that are committed for them."""
 
 import functools
+import json
 import re
 import shlex
 from pathlib import Path
 
 import hydra
 import pytest
+from hydra.utils import instantiate
 
 from hippo.tables.collect import by_name, read_all
 from hippo.tables.describe import added
 from hippo.tables.report import report
 from hippo.tables.table import every_table
+from hippo.training.build import misfit
 from hippo.training.sweeps import Run
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +82,25 @@ def test_every_table_names_configurations_that_can_be_run():
         for cell in found:
             trained = table.rows[cell.row].overrides is not None and table.columns[cell.column].overrides is not None
             assert bool(cell.runs) == trained
+
+
+def test_every_run_of_the_table_of_rates_would_start(trajectories_root):
+    """Model and data go together, and the model takes the first steps of two sequences."""
+    runs = [run.config for cell in every()["lineage_rates"][1] for run in cell.runs if run.config["seed"] == 0]
+    plans = {json.dumps([config["model"], config["dataset"]], sort_keys=True): config for config in runs}
+    assert len(plans) == 3 * len(every()["lineage_rates"][0].rows)
+    read = {}
+    for plan in plans.values():
+        key = json.dumps(plan["dataset"], sort_keys=True)
+        if key not in read:
+            read[key] = (dataset := instantiate(plan["dataset"])), dataset.load(trajectories_root)
+        dataset, splits = read[key]
+        model = instantiate(plan["model"], input_size=splits.train.everything.x.shape[2])
+        misfit(model, dataset, splits)
+        x, _, timestamps, mask, lengths = splits.train.everything
+        timestamps, mask = (None if v is None else v[:2, :9] for v in (timestamps, mask))
+        lengths = None if lengths is None else lengths[:2].clamp(max=9)
+        assert model(x[:2, :9], timestamps, mask=mask, lengths=lengths).isfinite().all()
 
 
 def test_trajectories_are_the_papers():
