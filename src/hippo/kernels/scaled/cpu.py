@@ -191,7 +191,7 @@ def _advance(c, f, exact, step, W, target):
 
 
 @loops.loop
-def _retreat(g, exact, step, W, to_f, target):
+def _retreat(g, exact, step, W, to_f, target, falling):
     """Write the gradient of c (N, columns), from that of the coefficients after it, to target, and that of f to
     to_f."""
     E, kept, mix, gate, weight = step
@@ -205,7 +205,7 @@ def _retreat(g, exact, step, W, to_f, target):
         for h in range(width):
             W[h] = zero
         for down in range(order):
-            n = order - 1 - down
+            n = falling[down]
             k, m, s, w = kept[n], mix[n], gate[n], weight[n]
             for h in range(width):
                 target[n, h] = k * g[n, h] + w * W[h]
@@ -247,6 +247,7 @@ def _backward(x, relative, C, rule, starts, to_y, to_state, to_x, begin, end):
     rows, of_all = np.empty((3, order), np.float64), np.empty((4, _SPAN, order), x.dtype)
     E = np.empty((_SPAN, order, order) if rule.exact else (_SPAN, 1, 1), x.dtype)
     to_C = np.zeros((order, width), x.dtype)
+    falling = np.arange(order)[::-1].copy()
     for k in range(begin, end):
         left, right = k * width, min((k + 1) * width, columns)
         g, before = to_state[:, left:right].copy(), np.empty((order, right - left), x.dtype)
@@ -275,7 +276,7 @@ def _backward(x, relative, C, rule, starts, to_y, to_state, to_x, begin, end):
                     to_f[:] = 0
                     continue
                 step = _Step(E[i], of_all[0, i], of_all[1, i], of_all[2, i], of_all[3, i])
-                _retreat(g, rule.exact, step, W, to_f, before)
+                _retreat(g, rule.exact, step, W, to_f, before, falling)
                 g, before = before, g
         to_state[:, left:right] = g
     return to_C
