@@ -13,7 +13,6 @@ slower the next second. Each layer has a process of its own, whose peak memory i
 
 import argparse
 import importlib
-import math
 import multiprocessing
 import statistics
 import sys
@@ -309,7 +308,8 @@ def show(size: Size, layers: dict[str, dict[str, Any]]) -> None:
         ratio = f"{found['ratio_to_floor']:.2f}" if "ratio_to_floor" in found else "–"
         beside = f"{public['package']} {public['ratio']:.1f}" if "ratio" in public else "–"
         times = f"{seconds['forward']:9.3f}{seconds['backward']:9.3f}{ratio:>9}{beside:>28}"
-        steps = f"{found['steps_a_second']:11,.0f}{found.get('compiled_steps_a_second', math.nan):11,.0f}"
+        compiled = f"{found['compiled_steps_a_second']:,.0f}" if "compiled_steps_a_second" in found else "–"
+        steps = f"{found['steps_a_second']:11,.0f}{compiled:>11}"
         print(f"{name:18}{times}{found['peak_memory'] / 1e9:9.2f}{steps}")
     for name, found in layers.items():
         public = found.get("public", {})

@@ -134,6 +134,29 @@ def test_steps_follow_the_weights(make):
     assert not torch.allclose(after, before)
 
 
+@pytest.mark.parametrize("name", ["s4-legs", "s4d-lin", "rtf", "lru"])
+def test_a_step_that_somebody_compiles_follows_the_weights(name):
+    mixer, x = MIXERS[name](2), torch.randn(1, 2)
+    with torch.no_grad():
+        _, state = mixer.step(x)
+        step = torch.compile(mixer.step, backend="eager")
+        step(x, state)
+        for parameter in mixer.parameters():
+            parameter.add_(0.1)
+        torch.testing.assert_close(step(x, state), mixer.step(x, state), **CLOSE)
+    torch._dynamo.reset()
+
+
+@every_mixer
+def test_a_mixer_made_in_inference_mode_takes_steps(make):
+    with torch.inference_mode():
+        mixer, x = make(2), torch.randn(1, 4, 2)
+        state = None
+        for x_k in x.unbind(1):
+            y, state = mixer.step(x_k, state)
+        torch.testing.assert_close(y, mixer(x)[0][:, -1], **CLOSE)
+
+
 @every_mixer
 def test_a_chunk_and_steps_go_together_where_no_gradient_is_wanted(make):
     """What a chunk keeps between calls is not what a step keeps."""

@@ -148,3 +148,23 @@ def test_the_mean_over_time_weighs_outputs_by_the_gaps_before_them():
 def test_settings_that_cannot_be_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         ScaleConvolution(2, **settings)
+
+
+@pytest.mark.parametrize("channels", [None, 2])
+def test_a_step_is_that_of_the_whole_whatever_times_have_passed(channels):
+    """Sequences whose times differ, one before its first sample, a sample that is no number, and a function
+    transform."""
+    mixer = ScaleConvolution(3, order=5, channels=channels)
+    c, x = torch.randn(4, channels or 3, 5), torch.randn(4, 3)
+    x[3] = math.nan
+    with torch.no_grad():
+        for times in ([2.0, 2.0, 3.0, 2.0], [-1.0, 2.0, 0.0, 2.0], [2.0] * 4):
+            state = c, torch.tensor(times, dtype=torch.float64)
+            y, after = mixer(x.unsqueeze(1), state, 1.5)
+            torch.testing.assert_close(mixer.step(x, state, 1.5), (y.squeeze(1), after), equal_nan=True)
+            assert y[:3].isfinite().all()
+        several = torch.randn(6, 4, 3)
+        batched = torch.func.vmap(lambda x: mixer.step(x, state)[0])(several)
+        torch.testing.assert_close(batched, torch.stack([mixer.step(x, state)[0] for x in several]))
+    with pytest.raises(ValueError, match="rate must be"):
+        mixer.step(x, state, -1.0)

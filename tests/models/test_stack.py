@@ -1,5 +1,6 @@
 """The deep network of mixers: what holds whatever the mixer, by three that differ in their rules for a rate."""
 
+import copy
 import io
 import math
 from functools import partial
@@ -7,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from hippo.mixers import LRU, LSSL, RTF, RWKV7, S4, S4D, Mamba, ScaleConvolution
 from hippo.models import Stack
@@ -118,7 +120,8 @@ COMPILED = LAYERS | {
 @pytest.mark.parametrize("layer", COMPILED.values(), ids=COMPILED.keys())
 def test_a_compiled_step_is_the_step_also_when_weights_have_changed(layer):
     model, x = a_stack(layer), torch.randn(6, 1, 3)
-    step = model.compiled_step(backend="eager")
+    programs = CompileCounter()
+    step = model.compiled_step(backend=programs)
     times = None if not model.uses_timestamps else torch.tensor([0.0, 1.0, 2.5, 2.6, 4.0, 7.0]).unsqueeze(1)
     for when in (None, times):
         state = same = None
@@ -130,6 +133,19 @@ def test_a_compiled_step_is_the_step_also_when_weights_have_changed(layer):
                 at = None if when is None else when[k]
                 (features, state), (expected, same) = step(x_k, at, state=state), model.step(x_k, at, state=same)
                 torch.testing.assert_close(features, expected, **CLOSE)
+    assert programs.frame_count > 0
+    torch._dynamo.reset()
+
+
+def test_what_is_made_for_a_compiled_step_is_made_in_full_precision():
+    model, x = a_stack(partial(S4, state_size=8, length=64)).float(), torch.randn(9, 1, 3, dtype=torch.float32)
+    step = copy.deepcopy(model).compiled_step(backend="eager")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        _, state = model.stream(x[:4].transpose(0, 1))
+        same = state
+        for x_k in x[4:]:
+            (features, state), (expected, same) = step(x_k, state=state), model.step(x_k, state=same)
+        torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
     torch._dynamo.reset()
 
 

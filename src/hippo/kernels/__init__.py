@@ -6,6 +6,6 @@ made of tensor operations runs on every device, so it bears the name of its algo
 is its door: it chooses what serves the tensors of a call. `hippo.routes` chooses among operations, for a memory.
 """
 
-from hippo.kernels.common.native import compiled
+from hippo.kernels.common.native import compiled, opaque
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "opaque"]

@@ -38,6 +38,7 @@ class Mixer(nn.Module, ABC):
             raise ValueError(f"features must be at least 1, not {features}")
         self.features = features
         self._constants: dict[Hashable, tuple[Any, Any]] = {}
+        self.prepared_now = False  # whether what is kept was asked for just before, outside of what torch.compile reads
 
     def place(self, index: int, depth: int) -> None:
         """Tell the layer, once, that it is number `index` of `depth`. Most layers do not care."""
@@ -78,8 +79,8 @@ class Mixer(nn.Module, ABC):
         """
 
     def prepared(self, rate: float | None) -> Any:
-        """Return what steps at a rate need beside the parameters, and `constants` keeps; None stands for a rate that is
-        another for each sequence. Most layers need nothing."""
+        """Make and keep what a step at a rate needs besides the parameters, by `constants`. None: the rate is a tensor.
+        Most layers need nothing."""
         return None
 
     @abstractmethod
@@ -91,14 +92,17 @@ class Mixer(nn.Module, ABC):
 
         A step of one sequence takes 13 to 39 µs with it; without, 50 (LRU, S5), 190 (S4D) and 20,000 (S4 and RTF, of
         which the readout takes a power of a matrix). Versions of parameters are PyTorch's private matter, but nothing
-        else tells whether an optimizer has changed them. torch.compile cannot ask for them: what it has compiled reads
-        what was kept just before (see `Stack.compiled_step`).
+        else tells whether an optimizer has changed them. torch.compile cannot ask for them: `Stack.compiled_step` does,
+        before each step, and what it has compiled reads what was kept.
         """
         if torch.is_grad_enabled() or torch.compiler.is_exporting():
             return make()
         if torch.compiler.is_dynamo_compiling():
-            return self._constants[key][1]
-        now = tuple((p.data_ptr(), p._version) for p in self.parameters())
+            return self._constants[key][1] if self.prepared_now and key in self._constants else make()
+        try:
+            now = tuple((p.data_ptr(), p._version) for p in self.parameters())
+        except RuntimeError:  # parameters made in inference mode have no versions, those of an ensemble no address
+            return make()
         before, made = self._constants.get(key, (None, None))
         if before != now:
             made = make()

@@ -5,8 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hippo.kernels import scaled
-from hippo.kernels.common.native import opaque
+from hippo.kernels import opaque, scaled
 from hippo.mixers.base import Mixer
 from hippo.values import may_look
 
@@ -80,16 +79,14 @@ class ScaleConvolution(Mixer):
 
     @opaque  # numbers decide its way, each time others
     def step(self, x: Tensor, state: State | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, State]:
-        if state is not None and not isinstance(rate, Tensor) and (since := _shared(state[1])) is not None:
-            self.check_rate(rate)
-            time = rate + (since if since > 0 else rate * self._stands_for)
-            u = x if self.write is None else self.write(x)
-            c = scaled.step(u, state[0], rate / time, self.power, _ALPHA[self.discretization])
-            return self._read(c, x), (c, torch.full_like(state[1], time))
-        rates = rate.unsqueeze(1) if isinstance(rate, Tensor) else rate
-        u, c, step, time = self._written(x.unsqueeze(1), state, rates)
-        c = scaled.remember(u, c, step, self.power, _ALPHA[self.discretization])
-        return self._read(c, x), (c, time)
+        self.check_rate(rate)
+        if self.discretization == "zoh" or isinstance(rate, Tensor) or (since := _shared(state, x)) is None:
+            y, state = self.forward(x.unsqueeze(1), state, rate.unsqueeze(1) if isinstance(rate, Tensor) else rate)
+            return y.squeeze(1), state
+        assert state is not None
+        u = x if self.write is None else self.write(x)
+        c = scaled.step(u, state[0], rate / (since + rate), self.power)
+        return self._read(c, x), (c, torch.full_like(state[1], since + rate))
 
     def _read(self, c: Tensor, x: Tensor) -> Tensor:
         """Return the output (B, H) of coefficients (B, channels, N), for the sample x (B, H) that they end with."""
@@ -107,15 +104,11 @@ class ScaleConvolution(Mixer):
             c = torch.where((state[1] < 0)[:, None, None], c, state[0])
         return u, c, step, time
 
-    @property
-    def _stands_for(self) -> float:
-        """How many gaps the first sample stands for."""
-        return 1.0 if self.discretization == "zoh" else 0.0
-
     def _steps(self, x: Tensor, since: Tensor | None, rate: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return relative steps dt/t, (L, B) or (L, 1), and the time of the last sample (B,); `since` is that of the
         latest one before x."""
         (batch, length, _), device = x.shape, x.device
+        extra = 1.0 if self.discretization == "zoh" else 0.0  # gaps that the first sample stands for
         if isinstance(rate, Tensor):
             gaps = rate.detach().to(torch.float64)
         else:
@@ -125,15 +118,17 @@ class ScaleConvolution(Mixer):
         gaps = torch.cat([torch.where(since < 0, 0.0, gaps[:, 0]).unsqueeze(1), gaps[:, 1:]], dim=1)
         elapsed = gaps.cumsum(1)
         first = gaps.gather(1, (gaps > 0).to(torch.uint8).argmax(1, keepdim=True))
-        times = torch.where(since.unsqueeze(1) > 0, since.unsqueeze(1) + elapsed, elapsed + self._stands_for * first)
+        times = torch.where(since.unsqueeze(1) > 0, since.unsqueeze(1) + elapsed, elapsed + extra * first)
         times = times.where((since.unsqueeze(1) > 0) | (elapsed > 0), 0.0)
         step = torch.where(gaps > 0, gaps / times, 0.0)
         return step.mT, times[:, -1].expand(batch)
 
 
-def _shared(times: Tensor) -> float | None:
-    """Return the time, from 0 on, that all sequences have; None where they have none, or it may not be looked at."""
-    if not may_look(times):
+def _shared(state: State | None, x: Tensor) -> float | None:
+    """Return the time that all sequences of a state have, which is of the dtype of x; None where they have no such
+    time, or it may not be looked at."""
+    if state is None or not may_look(state[1]) or state[0].dtype != x.dtype:
         return None
+    times = state[1]
     first = times[0].item()
     return first if first >= 0 and (len(times) == 1 or bool((times == first).all())) else None

@@ -165,21 +165,35 @@ class Stack(SequenceModel):
     def compiled_step(self, **options: Any) -> Callable[..., tuple[Tensor, StackState]]:
         """Return `step` as one program, for a network at work: with the same arguments, two to six times as fast.
 
-        torch.compile makes the program at the second sample, in 5 to 30 s, and anew for batches of another size, and
-        takes the options. Parameters may change; those of each step count. Call it under torch.no_grad(): with
-        gradients nothing is kept from one step to the next. With a `ScaleConvolution`, which is compiled already and
-        breaks the program in two, `step` is the faster one.
+        torch.compile, which takes the options, makes the program at the second sample, in 5 to 30 s; another for the
+        second size of batches, for each rate, and for timestamps. After eight of them, for all networks of a process,
+        the rest runs as `step` does. Parameters may change: those at each step count. Call it under torch.no_grad():
+        with gradients nothing is kept from one step to the next. Of a `ScaleConvolution`, whose own step is compiled
+        already, `step` is the faster one.
         """
         compiled = torch.compile(self._through, **options)
 
         def through(x: Tensor, rate: float | Tensor, state: StackState | None) -> tuple[Tensor, StackState]:
             if state is None:  # which would take a program of its own
                 return self._through(x, rate, state)
-            for mixer in self.mixers:
-                mixer.prepared(None if isinstance(rate, Tensor) else rate)
-            return compiled(x, rate, state)
+            if torch.is_grad_enabled():
+                return compiled(x, rate, state)
+            try:
+                with _as_written(x):
+                    for mixer in self.mixers:
+                        mixer.prepared(None if isinstance(rate, Tensor) else rate)
+                        mixer.prepared_now = True
+                return compiled(x, rate, state)
+            finally:
+                for mixer in self.mixers:
+                    mixer.prepared_now = False
 
-        return lambda x, timestamps=None, *, state=None: self._step(x, timestamps, state, through)
+        def step(
+            x: Tensor, timestamps: Tensor | None = None, *, state: StackState | None = None
+        ) -> tuple[Tensor, StackState]:
+            return self._step(x, timestamps, state, through)
+
+        return step
 
     def _step(
         self, x: Tensor, timestamps: Tensor | None, state: StackState | None, through: Callable[..., Any]

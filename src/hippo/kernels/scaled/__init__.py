@@ -60,16 +60,14 @@ def remember(x: Tensor, state: Tensor, step: Tensor, power: float = 0.0, alpha: 
     return after.unflatten(0, (batch, -1))
 
 
-def step(x: Tensor, state: Tensor, step: float, power: float = 0.0, alpha: float | None = 0.5) -> Tensor:
-    """Return the coefficients (B, H, N) after one sample x (B, H), where all sequences share the relative step: what
-    `remember` does in five times the time."""
-    if alpha is not None:
-        try:
-            return legs.step(state.flatten(0, 1), x.flatten(), step, alpha, power).view_as(state)
-        except OverflowError:  # a layer hands on what is not finite, as every other does
-            pass
-    steps = torch.full((1, 1), step, dtype=torch.float64, device=x.device)
-    return remember(x.unsqueeze(1), state, steps, power, alpha)
+def step(x: Tensor, state: Tensor, step: float, power: float = 0.0) -> Tensor:
+    """Return the coefficients (B, H, N) after one sample x (B, H) by the bilinear rule, where all sequences share the
+    relative step: in a fifth of the time that `remember` takes for one."""
+    try:
+        return legs.step(state.flatten(0, 1), x.flatten(), step, 0.5, power).view_as(state)
+    except OverflowError:  # a layer hands on what is not finite
+        steps = torch.full((1, 1), step, dtype=torch.float64, device=x.device)
+        return remember(x.unsqueeze(1), state, steps, power)
 
 
 def dilation(order: int, step: Tensor, power: float = 0.0) -> Tensor:
