@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from hippo import measures
+from hippo import HiPPO, measures
 from hippo.kernels.common import gpus, graphs
 from hippo.models import HiPPORNN
 from tests.kernels.gated import plain
@@ -388,6 +388,17 @@ def test_what_chooses_kernels_makes_another_graph(setting, model):
     assert graphs.circumstances(x) == before
     if DEVICE.type == "cpu" or setting is not autocast:  # which the network switches off on its own device
         assert len(gated_gpu._chunks[model]) == 2
+
+
+@pytest.mark.parametrize(
+    "rule", [{"measure": measures.JacS(2.0)}, {"discretization": "backward_euler"}], ids=["power", "alpha"]
+)
+def test_another_memory_in_the_same_network_makes_another_graph(rule, monkeypatch):
+    model, x = build("LegS"), batches(3)[0]
+    before = model(x)
+    model.memory = HiPPO(**{"measure": "legs", "order": 6} | rule)
+    same(lambda: [model(x)], monkeypatch)
+    assert not torch.allclose(model(x), before)
 
 
 def test_a_tensor_on_the_cpu_is_left_to_itself(monkeypatch):
