@@ -86,8 +86,8 @@ class S4D(TimeInvariant):
         state = torch.addcmul(a * before, gain, x.unsqueeze(-1))
         return torch.addcmul(2 * state.real.sum(-1), self.D, x), state
 
-    def prepared(self, rate: float | None) -> tuple[Tensor, Tensor] | None:
-        return None if rate is None else self.constants(rate, lambda: self._discrete(torch.as_tensor(rate)))
+    def prepared(self, rate: float | None) -> tuple[Tensor, ...]:
+        return () if rate is None else self.constants(rate, lambda: self._discrete(torch.as_tensor(rate)))
 
     def _discrete(self, rate: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a step of each rate (...) does: factors on the state and on the input, (..., H, N/2)."""
