@@ -68,7 +68,7 @@ class MultiInput(Mixer):
         return torch.addcmul(torch.view_as_real(state).flatten(-2) @ outputs, self.D, x), state
 
     def prepared(self, rate: float | None) -> tuple[Tensor, ...]:
-        """Return both maps in real numbers, and before them, at a rate, a."""
+        """Return both maps in real numbers; where all sequences have one rate, a before them."""
         return self.constants(rate, lambda: self._at(rate))
 
     def _at(self, rate: float | None) -> tuple[Tensor, ...]:
