@@ -125,8 +125,8 @@ class ScaleConvolution(Mixer):
 
 
 def _shared(state: State | None, x: Tensor) -> float | None:
-    """Return the time that all sequences of a state share; None where there is no such time, it may not be looked at, or
-    the state is not of the dtype of x."""
+    """Return the time that all sequences of a state share; None where there is none, it may not be looked at, or the
+    state is not of the dtype of x."""
     if state is None or not may_look(state[1]) or state[0].dtype != x.dtype:
         return None
     times = state[1]
