@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hippo.mixers import LMU, LRU, LSSL, RTF, S4, S4D, S5, ScaleConvolution, TimeInvariant, by_steps, uniform
+from hippo.mixers import LMU, LRU, LSSL, RTF, S4, S4D, S5, ScaleConvolution, TimeInvariant, by_steps, spectra, uniform
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -155,6 +155,16 @@ def test_a_mixer_made_in_inference_mode_takes_steps(make):
         for x_k in x.unbind(1):
             y, state = mixer.step(x_k, state)
         torch.testing.assert_close(y, mixer(x)[0][:, -1], **CLOSE)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_what_was_made_in_inference_mode_is_not_kept_for_training(name):
+    spectra._decompose.cache_clear()
+    with torch.inference_mode():
+        MIXERS[name](2)
+    mixer = MIXERS[name](2)
+    assert not any(parameter.is_inference() for parameter in mixer.parameters())
+    mixer(torch.randn(1, 9, 2))[0].sum().backward()
 
 
 @every_mixer

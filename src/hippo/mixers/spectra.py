@@ -1,12 +1,12 @@
 """Dynamics of measures in the form that layers diagonalise: a normal matrix less one of low rank."""
 
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import scipy.linalg
 import torch
 from torch import Tensor
 
+from hippo.constants import constant
 from hippo.measures import FouT, LegS, LegT, Measure
 
 
@@ -52,7 +52,7 @@ def spectrum(measure: Named | Measure, order: int) -> Spectrum:
     return _decompose(measure, order)
 
 
-@lru_cache(maxsize=16)
+@constant(maxsize=16)
 def _decompose(measure: Measure, order: int) -> Spectrum:
     A, B = measure.dynamics(order)
     values, vectors = torch.linalg.eigh((A + A.mT) / 2)
