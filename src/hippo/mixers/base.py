@@ -25,6 +25,7 @@ class Mixer(nn.Module, ABC):
         rate_rule: One sentence: what a rate does to this layer, or why it can do nothing.
         takes_rate: Whether a rate other than 1 means something to this layer.
         takes_gaps: Whether the rate may differ from sample to sample.
+        prepared_now: Whether `prepared` was called just before, by `Stack.compiled_step`, for what torch.compile reads.
     """
 
     dynamics: ClassVar[tuple[str, ...]] = ()
@@ -38,7 +39,7 @@ class Mixer(nn.Module, ABC):
             raise ValueError(f"features must be at least 1, not {features}")
         self.features = features
         self._constants: dict[Hashable, tuple[Any, Any]] = {}
-        self.prepared_now = False  # whether what is kept was asked for just before, outside of what torch.compile reads
+        self.prepared_now = False
 
     def place(self, index: int, depth: int) -> None:
         """Tell the layer, once, that it is number `index` of `depth`. Most layers do not care."""

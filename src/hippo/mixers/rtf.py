@@ -85,7 +85,7 @@ class RTF(TimeInvariant):
         self.check_rate(rate)
         if state is None:
             return convolution.convolve(x, self.kernel(x.shape[1])), None
-        a, C, h = self.prepared(1.0)
+        a, C, h = self.prepared(None)
         # v after the state's values, of which those before the first sample act on it: v = u − a ∗ v is v = (1/a) ∗ u'.
         past = state.flip(-1).mT  # in the order of time, (B, N, H)
         length, order = x.shape[1], self.state_size
@@ -99,7 +99,7 @@ class RTF(TimeInvariant):
     def step(self, x: Tensor, state: Tensor | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         self.check_rate(rate)
         state = self.initial_state(len(x), x) if state is None else state
-        a, C, h = self.prepared(1.0)
+        a, C, h = self.prepared(None)
         y = (state * C).sum(-1) + h * x
         latest = x - (state * a).sum(-1)
         return y, torch.cat([latest.unsqueeze(-1), state[..., :-1]], dim=-1)

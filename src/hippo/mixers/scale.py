@@ -80,10 +80,10 @@ class ScaleConvolution(Mixer):
     @opaque  # numbers decide its way, each time others
     def step(self, x: Tensor, state: State | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, State]:
         self.check_rate(rate)
-        if self.discretization == "zoh" or isinstance(rate, Tensor) or (since := _shared(state, x)) is None:
+        since = None if state is None else _shared(state, x)
+        if state is None or since is None or self.discretization == "zoh" or isinstance(rate, Tensor):
             y, state = self.forward(x.unsqueeze(1), state, rate.unsqueeze(1) if isinstance(rate, Tensor) else rate)
             return y.squeeze(1), state
-        assert state is not None
         u = x if self.write is None else self.write(x)
         c = scaled.step(u, state[0], rate / (since + rate), self.power)
         return self._read(c, x), (c, torch.full_like(state[1], since + rate))
@@ -124,10 +124,10 @@ class ScaleConvolution(Mixer):
         return step.mT, times[:, -1].expand(batch)
 
 
-def _shared(state: State | None, x: Tensor) -> float | None:
+def _shared(state: State, x: Tensor) -> float | None:
     """Return the time that all sequences of a state share; None where there is none, it may not be looked at, or the
     state is not of the dtype of x."""
-    if state is None or not may_look(state[1]) or state[0].dtype != x.dtype:
+    if not may_look(state[1]) or state[0].dtype != x.dtype:
         return None
     times = state[1]
     first = times[0].item()
