@@ -79,7 +79,7 @@ def products(batch: int, length: int, hidden: int) -> Step:
 
 
 @functools.cache
-def device() -> str:  # not to be asked for before the process forks, which CUDA does not survive
+def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -92,6 +92,7 @@ def now() -> float:
 
 def measure(part: str, size: dict[str, int]) -> dict[str, Any]:
     """Return the seconds of one part in turn with those of the products, and the most memory that its process held."""
+    host.prepare()
     step, parameters = (products(**size), 0) if part == FLOOR else network(part, **size)
     for _ in range(3):  # memory is new in the first two, and on a GPU graphs are captured
         step()
@@ -115,7 +116,6 @@ def report(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    host.prepare()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="model", help=f"of {', '.join(MODELS)}; all, where none is named")
     parser.add_argument("--batch", type=int, default=100, help="sequences (100)")
@@ -129,8 +129,8 @@ def main() -> None:
         if name not in MODELS:
             parser.error(f"there is no model {name}; choose from {', '.join(MODELS)}")
 
-    # A fork has all modules read, and no threads yet.
-    processes = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    host.set_environment()
+    processes = multiprocessing.get_context("spawn")  # they read PyTorch anew, in this environment, as a run does
     runs: dict[str, list] = {part: [] for part in (FLOOR, *(args.models or MODELS))}
     for k in range(args.rounds):
         for part in runs:

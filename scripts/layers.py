@@ -223,6 +223,7 @@ def passes(layer: Callable[[Tensor], Tensor], x: Tensor, part: int | None = None
 
 def measure(name: str, size: Size, rounds: int, threads: int, compile_steps: bool) -> dict[str, Any]:
     """Return the seconds of a layer, their ratios to those of its floor and of public code, and its steps a second."""
+    host.prepare()
     torch.set_num_threads(threads)
     model = network(name, size)
     layer = model.mixers[0]
@@ -318,7 +319,6 @@ def show(size: Size, layers: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    host.prepare()
     names = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "layer" in OmegaConf.load(path))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("layers", nargs="*", metavar="layer", help=f"of {', '.join(names)}; all, where none is named")
@@ -336,8 +336,8 @@ def main() -> None:
             parser.error(f"there is no layer {name}; choose from {', '.join(names)}")
     size = Size(args.batch, args.length, args.hidden, args.states)
 
-    # A fork has all modules read, and no threads yet.
-    processes = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    host.set_environment()
+    processes = multiprocessing.get_context("spawn")  # they read PyTorch anew, in this environment, as a run does
     layers = {}
     for name in args.layers or names:
         print(f"\r{name:20}", end="", file=sys.stderr, flush=True)

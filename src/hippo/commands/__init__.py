@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _open_what_is_closed()
     try:
         require("train", f"hippo {verb}")
+        from hippo.training import host
+
+        host.set_environment()
         project.enter(known.config_dir)
         importlib.import_module(f"{__name__}.{verb}").main(rest)
     except KeyboardInterrupt:  # before a run, or between runs; one that has begun says how to go on
