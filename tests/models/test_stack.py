@@ -30,6 +30,7 @@ SHAPES = [
     {"norm": "batch", "prenorm": False, "pooling": "last"},
     {"pooling": "time"},
     {"pooling": "last"},
+    {"pooling": "last", "last_layer": partial(ScaleConvolution, order=4, channels=3)},
 ]
 every_shape = pytest.mark.parametrize("settings", SHAPES, ids=lambda settings: "-".join(settings) or "default")
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
@@ -218,6 +219,14 @@ def test_the_residual_path_and_norms_stand_where_the_settings_say():
         for _ in range(1 if prenorm else 2):
             z = nn.functional.layer_norm(z, (8,))
         torch.testing.assert_close(model(x), z.mean(1), rtol=1e-4, atol=1e-4)
+
+
+def test_the_last_block_may_have_a_mixer_of_its_own():
+    last = partial(ScaleConvolution, order=4, channels=3)
+    mixers = Stack(3, 8, LAYERS["s4d"], depth=3, last_layer=last).mixers
+    assert [type(mixer) for mixer in mixers] == [S4D, S4D, ScaleConvolution]
+    assert [type(mixer) for mixer in Stack(3, 8, LAYERS["s4d"], depth=1, last_layer=last).mixers] == [ScaleConvolution]
+    assert not Stack(3, 8, LAYERS["s4d"], last_layer=LAYERS["rtf"]).uses_timestamps  # which has no rule for gaps
 
 
 @pytest.mark.parametrize(

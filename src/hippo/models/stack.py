@@ -53,6 +53,7 @@ class Stack(SequenceModel):
         rate: Factor on every time step, to tell the model of a sampling rate other than in training: 2 where samples
             are twice as far apart. It multiplies what timestamps say. May be set later.
         dynamics_lr: Factor on the learning rate of the mixers' dynamics.
+        last_layer: Makes the mixer of the last block, as `layer` those of the others; None for one of the same kind.
 
     Raises:
         ValueError: If a setting is unknown, or beyond its range.
@@ -72,6 +73,7 @@ class Stack(SequenceModel):
         unit: float = 1.0,
         rate: float = 1.0,
         dynamics_lr: float = 1.0,
+        last_layer: Callable[..., Mixer] | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size)
         positive(depth=depth)
@@ -86,12 +88,13 @@ class Stack(SequenceModel):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is a fraction, at least 0 and below 1, not {dropout}")
         self.encoder = nn.Linear(input_size, hidden_size)
+        layers = [layer] * (depth - 1) + [last_layer or layer]
         self.blocks = nn.ModuleList(
-            _Block(layer(features=hidden_size), hidden_size, norm, prenorm, mix, dropout) for _ in range(depth)
+            _Block(each(features=hidden_size), hidden_size, norm, prenorm, mix, dropout) for each in layers
         )
         for index, mixer in enumerate(self.mixers):
             if not isinstance(mixer, Mixer):
-                raise ValueError(f"layer must make a Mixer, not a {type(mixer).__name__}")
+                raise ValueError(f"a layer must be a Mixer, not a {type(mixer).__name__}")
             mixer.place(index, depth)
         self.norm = _Norm(hidden_size, norm) if prenorm else nn.Identity()
         self.pooling, self.unit, self.rate = pooling, unit, rate

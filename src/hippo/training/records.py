@@ -27,6 +27,7 @@ _LATER = {"scheduler", "callbacks"}  # keys younger than the first records: wher
 ADDED: dict[str, dict[str, Any]] = {
     "hippo.models.ExpRNN": {"base": "initial"},
     **{f"hippo.models.{name}": {"gate_unit": None} for name in ("HiPPORNN", "GRU", "LSTM")},
+    "hippo.models.Stack": {"last_layer": None},
 }
 _HARDWARE = {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar"}
 _PACKAGES = (
