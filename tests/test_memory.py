@@ -1045,6 +1045,8 @@ def test_the_host_looks_at_no_value_elsewhere_than_on_a_cpu(measure, discretizat
     assert coefficients.shape == (2, length, 3, 8)
     state = memory.step(signal[:, 0], state=memory.remember(signal, state=state))
     assert state.coefficients.shape == (2, 3, 8)
+    if memory._law.linear_time:  # others ask whether all share their times, and which gaps have equal matrices
+        assert memory(signal, torch.empty(2, length, device="meta"))[0].shape == (2, length, 3, 8)
 
 
 @pytest.mark.parametrize("form", ["scan", "convolution"])

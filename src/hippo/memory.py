@@ -101,7 +101,7 @@ class HiPPO(nn.Module):
         Raises:
             ValueError: If shapes disagree, the signal is empty, not floating-point or not finite, or timestamps
                 decrease, are negative or not finite, or the form is not one that this memory has. On a GPU nobody looks
-                whether the signal is finite, for which the host would wait each time.
+                at the values of signal and timestamps, for which the host would wait each time.
         """
         whole = self._begin(signal, timestamps, state)
         route = routes.choose(self._law, whole, last=False, form=form)
@@ -281,7 +281,7 @@ class HiPPO(nn.Module):
     def kernel_steps(self, length: int, timestamps: Tensor | None, like: Tensor) -> LegSSteps | LTIStep | None:
         """Return the steps of a whole sequence in a form that `hippo.kernels.gated` knows; None where there is none.
 
-        On a GPU the host waits for nothing: that timestamps are valid has been checked, by `check_timestamps`.
+        On a GPU the host waits for nothing. Whether timestamps are valid, `check_timestamps` has to say before.
 
         Args:
             length: Number of steps L.

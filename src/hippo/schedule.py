@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hippo.values import may_look
+
 
 class Schedule(NamedTuple):
     """The times of L steps, in float64.
@@ -53,7 +55,7 @@ def timed(timestamps: Tensor, since: Tensor | float | None, share: bool = True) 
         share: Whether to look if all samples of the batch have the same times.
 
     Raises:
-        ValueError: If timestamps decrease, are negative or not finite.
+        ValueError: If timestamps decrease, are negative or not finite, and the host may look.
     """
     times = timestamps.detach().to(torch.float64).mT
     check_timestamps(times, _previous(times, since))
@@ -74,8 +76,9 @@ def check_real(name: str, times: Tensor) -> None:
 
 
 def check_timestamps(times: Tensor, previous: Tensor) -> None:
-    """Raise ValueError unless times (L, B) are finite and each is at least the one before it, the first at least 0."""
-    if torch.compiler.is_exporting():  # which has no values to look at
+    """Raise ValueError unless times (L, B) are finite and each is at least the one before it, the first at least 0;
+    where the host may look."""
+    if not may_look(times):
         return
     bad = ~(torch.isfinite(times) & (times >= previous))
     if bad.any():
@@ -88,7 +91,8 @@ def check_timestamps(times: Tensor, previous: Tensor) -> None:
 
 
 def check_clock(timestamps: Tensor, from_zero: bool) -> None:
-    """Refuse a clock that began long before the signal, as that of Unix did, where it would spoil the memory.
+    """Refuse a clock that began long before the signal, as that of Unix did, where it would spoil the memory, and where
+    the host may look.
 
     Args:
         timestamps: (B, L).
@@ -97,7 +101,7 @@ def check_clock(timestamps: Tensor, from_zero: bool) -> None:
     Raises:
         ValueError: If timestamps are too coarse for the gaps between them, or nearly all time is before the first.
     """
-    if torch.compiler.is_exporting():
+    if not may_look(timestamps):
         return
     begin, end = timestamps[:, 0], timestamps[:, -1]
     span, intervals = end - begin, timestamps.shape[1] - 1
@@ -152,6 +156,7 @@ def _shared(schedule: Schedule, since: Tensor | float | None) -> Schedule:
     if since is None:
         still[0] = False
     gap, time = gaps.amax(1, keepdim=True), times.amax(1, keepdim=True)
-    if torch.compiler.is_exporting() or not (still | ((gaps == gap) & (times == time))).all():
+    if torch.compiler.is_exporting():
         return schedule
-    return Schedule(gap[:, 0], time[:, 0], still if still.any() else None)
+    shared, some_end = torch.stack([(still | ((gaps == gap) & (times == time))).all(), still.any()]).tolist()
+    return Schedule(gap[:, 0], time[:, 0], still if some_end else None) if shared else schedule

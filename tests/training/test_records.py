@@ -268,9 +268,3 @@ def test_a_folder_a_pipe_and_a_huge_file_are_no_records(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(records.RecordError, match="nested too deep"):
         records.read(path)
-
-
-def test_every_committed_record_passes_the_schema():
-    paths = sorted(COMMITTED.rglob("*.json"))
-    assert len(paths) >= 209
-    assert all(records.read(path)["id"] == path.stem for path in paths)

@@ -85,6 +85,7 @@ def test_a_record_holds_what_a_table_needs(undisturbed):
     assert counts.diagonal().sum() / 270 == pytest.approx(record["metrics"]["best"]["test"]["accuracy"], abs=1e-6)
     assert record["seconds"] > 0
     assert record["peak_memory"]["host"] > 0
+    assert record["route"] == "cpu"
     assert record["git"]["commit"] is None or len(record["git"]["commit"]) == 40
     assert "paths" not in record["config"]
     assert str(Path.home()) not in json.dumps(record)

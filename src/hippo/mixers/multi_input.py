@@ -52,7 +52,8 @@ class MultiInput(Mixer):
         u = torch.view_as_complex(driven.unflatten(-1, (self.state_size, 2)))
         u = u if gain.dim() == 1 else gain * u
         states = diagonal.scan(a, u, self.initial_state(len(x), x) if state is None else state)
-        return torch.view_as_real(states).flatten(-2) @ self._outputs() + self.D * x, states[:, -1]
+        y = torch.addcmul(torch.view_as_real(states).flatten(-2) @ self._outputs(), self.D, x)
+        return y, states[:, -1]
 
     def step(self, x: Tensor, state: Tensor | None = None, rate: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         self.check_rate(rate)

@@ -101,7 +101,8 @@ class SequenceModel(nn.Module, ABC):
         Raises:
             ValueError: If shapes or dtypes disagree, a length exceeds L, a sequence has no observed step, an observed
                 value is not finite, or timestamps decrease, are not finite, or are missing where the model needs them.
-                On a GPU nobody looks whether values are finite, for which the host would wait at every step.
+                On a GPU nobody looks at values, lengths and timestamps, for which the host would wait at every step:
+                `hippo.data` has looked at them when it read them.
         """
         name = type(self).__name__
         for argument, value in (("x", x), ("timestamps", timestamps), ("mask", mask), ("lengths", lengths)):
@@ -170,7 +171,7 @@ def units(timestamps: Tensor | None, unit: float | None, like: Tensor) -> Tensor
         return None
     elapsed = gaps(timestamps, like) / unit
     elapsed[:, 0] = 1.0
-    if elapsed.device.type == "cpu" and not torch.compiler.is_exporting() and bool((elapsed == 1).all()):
+    if may_look(elapsed) and bool((elapsed == 1).all()):
         return None
     return elapsed.mT.unsqueeze(-1)
 
@@ -202,11 +203,11 @@ def _observed(x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[T
     steps = torch.arange(x.shape[1], device=x.device)
     valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
     if lengths is not None:
-        if not torch.compiler.is_exporting() and (lengths > x.shape[1]).any():
+        if may_look(lengths) and (lengths > x.shape[1]).any():
             raise ValueError(f"lengths must be at most {x.shape[1]}, not {lengths.tolist()}")
         valid = valid & (steps < lengths.unsqueeze(1))
     count = valid.sum(1)
-    if not torch.compiler.is_exporting() and (count == 0).any():
+    if may_look(count) and (count == 0).any():
         empty = int((count == 0).nonzero()[0])
         raise ValueError(f"sequence {empty} of the batch has no observed step; leave it out or give it one")
     order = torch.argsort((~valid).to(torch.uint8), dim=1, stable=True)

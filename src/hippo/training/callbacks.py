@@ -35,6 +35,7 @@ class History(pl.Callback):
         sessions: What each process that worked on the run was, in order; the last is this one.
         resumed: How often the run was taken up again from a checkpoint.
         started: Whether this process trains by now.
+        route: What served the latest step of training, where the model tells.
 
     Args:
         session: Start and provenance of this process.
@@ -45,6 +46,7 @@ class History(pl.Callback):
         self.epochs: list[dict[str, float]] = []
         self.resumed = 0
         self.started = False
+        self.route: str | None = None
         self._start = self._spoke = self._rate = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,6 +80,7 @@ class History(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.route = getattr(cast(SequenceLearner, pl_module).model, "route", None)
         now, done = time.perf_counter(), batch_idx + 1
         if trainer.progress_bar_callback is None and now - max(self._start, self._spoke) > _SILENCE:
             self._spoke = now

@@ -182,6 +182,7 @@ class _Record(_Session):
     epochs: _Count
     classes: list[str]
     task: _Task | None = None  # in records since hippo.load
+    route: str | None = None  # what served the training's last step, of models that tell
     metrics: dict[str, _Reading]
     curve: list[_Point] = []
     confusion: list[list[_Number]] = []

