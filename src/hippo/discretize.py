@@ -12,8 +12,9 @@ d(t‖c‖²)/dt = f² − (f − f̂(t))²:
 - Zero-order hold: exact for a signal that is constant between samples. ‖c_k‖² is the energy remembered, ∫ f̂² dμ, and at
   most the mean of f_j² so far.
 - Backward Euler: at most the mean of f_j² so far.
-- Bilinear, and every α ≥ 1/2: at most f_0² + Σ_{j≥1} f_j²/j. Under the bilinear rule white noise gives one and a half
-  times its energy on average, and three times in single signals; a smooth signal gives its energy.
+- Bilinear, and every α ≥ 1/2: at most f_0² + Σ_{j≥1} f_j²/j. Under the bilinear rule the first samples of white
+  noise give one and a half times their energy on average where N is large, and up to four times in single signals; a
+  smooth signal gives its energy.
 - Euler, and every α < 1/2: no bound, as long as dt/t is large for the order.
 
 LegT, FouT, and LagT with α = 0 have θ(A + Aᵀ) ≤ −θ²BBᵀ: under the zero-order hold and every α ≥ 1/2, ‖c‖² is at most
