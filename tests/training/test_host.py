@@ -28,4 +28,4 @@ def test_the_threads_of_pytorch_rest_soon_in_the_program_unless_the_environment_
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment | own
     )
-    assert f"GOMP_SPINCOUNT = '{own.get('GOMP_SPINCOUNT', '1000')}'" in done.stderr
+    assert f"GOMP_SPINCOUNT = '{own.get('GOMP_SPINCOUNT', '30000')}'" in done.stderr

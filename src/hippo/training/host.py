@@ -14,7 +14,7 @@ def set_environment() -> None:
     a training step of LegS, LegT and GRU (182 steps, hidden size 256, two threads of two cores) takes 0.88 of its
     time, and the state-space layers take what they took.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
 @functools.cache
