@@ -11,8 +11,8 @@ def set_environment() -> None:
 
     GNU OpenMP's threads spin for milliseconds after an operation of PyTorch, on cores that threads of this package then
     want (`kernels.common.threads`). With a tenth of its 300,000 turns a training step of LegS, LegT, LMU and GRU (182
-    steps, hidden size 256, two threads on two cores) takes 0.88 to 0.91 of its time. With 1000 the many small operations
-    of an ODE-RNN take 1.1 times theirs, for threads that sleep have to be woken.
+    steps, hidden size 256, two threads on two cores) takes 0.88 to 0.91 of its time. With 1000 turns the many small
+    operations of an ODE-RNN take 1.1 times theirs, for threads that sleep have to be woken.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
