@@ -60,7 +60,7 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from hippo.training import records
         from hippo.training.config import ConfigError
-        from hippo.training.sweeps import Run, side_by_side
+        from hippo.training.sweeps import Run, train_all
 
         results, runs = [], []
         for overrides in job_overrides:
@@ -72,7 +72,7 @@ class LocalLauncher(Launcher):
                 runs.append(None)
                 result.return_value = error
             results.append(result)
-        failures = side_by_side([run for run in runs if run], self.jobs)
+        failures = train_all([run for run in runs if run], self.jobs)
         for run, result in zip(runs, results, strict=True):
             if run and run in failures:
                 result.return_value = ConfigError(failures[run])

@@ -24,7 +24,7 @@ from hippo.project import command
 from hippo.training import sweeps
 from hippo.training.config import ConfigError
 from hippo.training.run import run
-from hippo.training.sweeps import Run, SweepFailed, side_by_side
+from hippo.training.sweeps import Run, SweepFailed, train_all
 from hydra_plugins.hippo import LocalLauncher, Sweeper
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ def test_a_sweep_ends_with_its_table(tmp_path, capsys):
 
 
 def test_a_damaged_record_fails_its_own_run_and_no_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeps, "side_by_side", lambda runs, *_: {})  # they are complete already
+    monkeypatch.setattr(sweeps, "train_all", lambda runs, *_: {})  # they are complete already
     launcher = LocalLauncher()
     overrides = [["experiment=digits", "model=gru", f"seed={seed}", f"paths.outputs={tmp_path}"] for seed in (0, 1)]
     good = json.loads(next((ROOT / "results" / "records" / "digits_gru").glob("*-seed0.json")).read_text())
@@ -182,7 +182,7 @@ def test_one_failure_stops_nothing_and_what_is_done_is_not_repeated(tmp_path, ma
     runs[3].folder.mkdir(parents=True)
     (runs[3].folder / "record.json").write_text("{}")
     each = []
-    failures = side_by_side([*runs, runs[0]], 2, lambda: each.append(1), main)
+    failures = train_all([*runs, runs[0]], 2, lambda: each.append(1), main)
     assert list(failures) == [runs[1]]
     assert failures[runs[1]].startswith("error: it was to fail (log: ")
     assert len(each) == 4
@@ -198,7 +198,7 @@ def test_no_more_run_at_a_time_than_asked_for_and_gpus_are_dealt_out(tmp_path, m
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     runs = [plan(tmp_path, number) for number in range(6)]
-    assert side_by_side(runs, program=main) == {}
+    assert train_all(runs, program=main) == {}
     written = [json.loads((run.folder / "record.json").read_text()) for run in runs]
     assert {record["gpu"] for record in written} == {"3", "5"}
     for record in written:
@@ -230,7 +230,7 @@ with FileLock({str(run.folder / ".lock")!r}):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
-        assert side_by_side([run], 1, program=main) == {}
+        assert train_all([run], 1, program=main) == {}
         assert other.poll() is not None or run.state == "done"
     assert (run.folder / "record.json").read_text() == "by the other"
 
@@ -240,8 +240,8 @@ def test_an_interrupt_is_passed_on(tmp_path, main):
     code = f"""
 from pathlib import Path
 from tests.training.test_sweeps import plan
-from hippo.training.sweeps import side_by_side
-side_by_side([plan(Path({str(tmp_path)!r}), n, "wait") for n in range(2)], 2, program={main!r})
+from hippo.training.sweeps import train_all
+train_all([plan(Path({str(tmp_path)!r}), n, "wait") for n in range(2)], 2, program={main!r})
 """
     driver = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

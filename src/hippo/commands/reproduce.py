@@ -25,7 +25,7 @@ from hippo.tables.render import write_table
 from hippo.tables.report import write_report
 from hippo.tables.table import Cell, cells, every_table, find_table, read_table
 from hippo.training import records
-from hippo.training.sweeps import Run, SweepFailed, cores, share_out, side_by_side, through
+from hippo.training.sweeps import Run, SweepFailed, cores, share_out, through, train_all
 
 
 def needed(table: list[Cell]) -> list[Run]:
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         if todo and not args.render:
             if args.launcher == "local":
-                failures = side_by_side(todo, args.jobs, after_each=lambda: render(aloud=False))
+                failures = train_all(todo, args.jobs, after_each=lambda: render(aloud=False))
             else:
                 options = [*args.overrides, f"paths.outputs={outputs}"]
                 failures = through(args.launcher, todo, folder, options)

@@ -178,7 +178,7 @@ def failure(job: JobReturn) -> str | None:
     raise AssertionError(f"{job} has failed without an error")
 
 
-def side_by_side(
+def train_all(
     runs: Iterable[Run],
     jobs: int | None = None,
     after_each: Callable[[], Any] = lambda: None,
