@@ -1,13 +1,15 @@
 """Measures of any weight: against those whose matrices are known, and against quadrature and projection."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.integrate
 import torch
 
 from hippo import HiPPO
-from hippo.measures import ChebT, JacS, LegS, LegT
-from hippo.weighted import Scaled, Sliding, orthonormal, uniform
+from hippo.measures import ChebT, JacS, LagT, LegS, LegT
+from hippo.weighted import Fading, Scaled, Sliding, fading, orthonormal, uniform
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -17,8 +19,18 @@ def recent(s):
     return np.exp(-(((1 - s) / 0.3) ** 2))
 
 
+def latest(s):
+    """Next to nothing but the latest tenth of the window: its polynomials are 1e100 at the beginning."""
+    return np.exp(-(((1 - s) / 0.05) ** 2))
+
+
 def two(s):
     return 1 + 0.9 * np.cos(6 * s)
+
+
+def slow(s):
+    """A tail that fades a little faster than e^-s."""
+    return 1 / (1 + s)
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +52,9 @@ def close(one, other, tolerance=1e-10):
         (Scaled(begin=3.5), JacS(3.5)),
         (Sliding(3.0), LegT(3.0)),
         (Sliding(3.0, begin=-0.5, now=-0.5), ChebT(3.0)),
+        (Fading(3.0), LagT(3.0)),
     ],
-    ids=["LegS", "JacS below", "JacS above", "LegT", "ChebT"],
+    ids=["LegS", "JacS below", "JacS above", "LegT", "ChebT", "LagT"],
 )
 def test_the_general_formulas_give_what_is_known(general, known, order):
     for one, other in zip(general.dynamics(order), known.dynamics(order), strict=True):
@@ -63,12 +76,15 @@ def test_powers_of_time_are_closed(a):
     assert Scaled(begin=a).leak(40) < 1e-11
 
 
-@pytest.mark.parametrize(("begin", "now", "density"), [(0.0, 0.0, recent), (0.5, -0.5, two), (3.0, 0.0, uniform)])
+@pytest.mark.parametrize(
+    ("begin", "now", "density"), [(0.0, 0.0, recent), (0.0, 0.0, latest), (0.5, -0.5, two), (3.0, 0.0, uniform)]
+)
 def test_polynomials_of_high_degree_are_orthonormal(begin, now, density):
     found = orthonormal(density, begin, now, 256)
-    values = found.values(found.nodes)
-    assert abs(values.T @ (found.weights[:, None] * values) - np.eye(257)).max() < 2e-11
-    s = np.array([0.07, 0.5, 0.93])
+    values = found.values(found.nodes) * found.roots[:, None]
+    assert abs(values.T @ values - np.eye(257)).max() < 1e-13
+    assert abs(values - found.at_nodes).max() < 1e-12
+    s = np.array([0.37, 0.5, 0.93])
     numeric = (
         orthonormal(density, begin, now, 12).values(s + 1e-6) - orthonormal(density, begin, now, 12).values(s - 1e-6)
     ) / 2e-6
@@ -81,14 +97,17 @@ def test_polynomials_of_high_degree_are_orthonormal(begin, now, density):
         Scaled(density=recent),
         Scaled(begin=1.0),
         Scaled(density=two, tilted=True),
+        Scaled(density=latest),
         Sliding(2.0, density=two),
         Sliding(2.0, 1.0),
+        Fading(0.2, slow),
     ],
 )
 def test_basis_and_weight_belong_to_each_other(measure):
     oldest, newest = measure.window(7.0)
-    x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(200))
-    times, w = (x + 1) / 2 * (newest - oldest) + oldest, w / 2 * (newest - oldest)
+    span = newest - max(oldest, -19.0)
+    x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(300))
+    times, w = newest - span * ((x + 1) / 2) ** 2, w * span * (x + 1) / 2  # most nodes where a tail begins
     basis = measure.basis(12, times, 7.0)
     gram = basis.mT @ ((w * measure.weight(times, 7.0)).unsqueeze(-1) * basis)
     assert (gram - torch.eye(12)).abs().max() < 1e-12
@@ -103,8 +122,10 @@ def test_basis_and_weight_belong_to_each_other(measure):
         Scaled(1.5, two, tilted=True),
         Sliding(2.0, density=two),
         Sliding(2.0, 1.0),
+        Fading(0.2),
+        Fading(0.2, slow),
     ],
-    ids=["power", "recent", "tilted", "tilted power", "two", "ramp"],
+    ids=["power", "recent", "tilted", "tilted power", "two", "ramp", "fading", "fading faster"],
 )
 def test_the_ode_keeps_the_projection(measure):
     """From the exact coefficients at time 3 to those at time 4, of a smooth signal, with N = 24."""
@@ -114,7 +135,8 @@ def test_the_ode_keeps_the_projection(measure):
 
     def projected(now):
         oldest, newest = measure.window(now)
-        x, w = np.polynomial.legendre.leggauss(300)
+        oldest = max(oldest, now - 15)
+        x, w = np.polynomial.legendre.leggauss(600)
         times = torch.from_numpy((x + 1) / 2 * (newest - oldest) + oldest)
         weight = torch.from_numpy(w) / 2 * (newest - oldest) * measure.weight(times, now)
         return (measure.basis(24, times, now).mT @ (weight * torch.from_numpy(signal(times.numpy())))).numpy()
@@ -135,6 +157,25 @@ def test_a_weight_that_is_not_closed_says_how_much_it_leaks():
     assert leaks == sorted(leaks, reverse=True)
     assert leaks[0] > 0.1
     assert Sliding(1.0).leak(30) < 1e-11
+    assert Fading(1.0).leak(30) < 1e-11
+    assert 0.1 > Fading(1.0, slow).leak(4) > Fading(1.0, slow).leak(32) > 1e-3
+
+
+@pytest.mark.parametrize("make", [partial(Scaled, density=latest), partial(Sliding, 300.0, density=latest)])
+@pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
+def test_a_memory_of_the_latest_past_only_holds_it_at_every_order(make, discretization):
+    signal = torch.sin(torch.arange(400.0) / 20).unsqueeze(0)
+    for order in (4, 24, 64):
+        memory = HiPPO(make(), order, discretization)
+        state = memory.remember(signal)
+        assert (memory.reconstruct(state, torch.tensor([395.0, 399.0])) - signal[0, [394, 398]]).abs().max() < 0.06
+
+
+def test_polynomials_of_a_tail_do_not_overflow():
+    found = fading(slow, 256)
+    values = found.values(found.nodes[found.nodes < 1000]) * found.roots[found.nodes < 1000, None]
+    assert abs(found.at_nodes.T @ found.at_nodes - np.eye(257)).max() < 1e-13
+    assert abs(values - found.at_nodes[found.nodes < 1000]).max() < 1e-11
 
 
 @pytest.mark.parametrize("discretization", ["bilinear", "backward_euler", 0.7, "zoh"])
@@ -182,6 +223,9 @@ def test_it_gives_back_what_it_remembers(measure):
         (lambda: Scaled(density=lambda s: np.where(s > 1 - 1e-9, 1.0, 0.0)), "0 nearly everywhere"),
         (lambda: Sliding(1.0, density=lambda s: np.full_like(s, np.nan)), "finite"),
         (lambda: Sliding(0.0), "above 0 and finite"),
+        (lambda: Scaled(density=lambda s: np.exp(-(((s - 0.5) / 5e-4) ** 2)) + 1e-9), "changes too fast"),
+        (lambda: Fading(1.0, lambda s: s), "weighs the present at 0"),
+        (lambda: Fading(1.0, lambda s: np.exp(0.99 * s)), "grows too fast"),
         (lambda: Sliding(1.0, now=-0.5).leak(3), "not defined"),
     ],
 )

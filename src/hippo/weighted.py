@@ -6,9 +6,14 @@ past, and dc/dt = (A c + B f)/θ where it is the last θ. Integration by parts g
 
     A_nm = ∫ s^k p_m' p_n ω ds − ω(1) p_n(1) p_m(1),   B_n = ω(1) p_n(1),   k = 1 for all the past, 0 for a window,
 
-where a window's f(t − θ) is read from the memory itself, the one approximation made. For all the past the system is
-closed if s^k p_m' ω' lies in the span of the first N functions p_n ω, as for ω = s^a: then every coefficient is exact.
-Else A is a Galerkin truncation, and `leak` says how much of the dynamics it leaves out.
+where a window's f(t − θ) is read from the memory itself, the one approximation made. Where the past fades without an
+end, s = (t − x)/θ is the age of a moment, ω lies on [0, ∞), and with signs that make all p_n(0) positive
+
+    A_nm = −∫ p_m' p_n ω ds − ω(0) p_n(0) p_m(0),   B_n = ω(0) p_n(0).
+
+For all the past the system is closed if s p_n ω' is a polynomial of degree N − 1 at most times ω for each n < N, as for
+ω = s^a; for a past that fades, if p_n ω' is one, as for ω = e^−s: then every coefficient is exact. Else A is a Galerkin
+truncation, and `leak` says how much of the dynamics it leaves out.
 
 A *tilted* memory of all the past has c_n = ∫ f p_n ds instead and reads f as Σ c_n p_n ω, the best approximation under
 1/ω (ibid., tilted by χ = ω). Its functions are polynomials whatever ω is, so it is closed for every weight:
@@ -39,34 +44,75 @@ def uniform(s: np.ndarray) -> np.ndarray:
     return np.ones_like(s)
 
 
+class _End(NamedTuple):
+    """Where an interval ends, and p_{n+1}/p_n there, (N,)."""
+
+    at: float
+    ratios: np.ndarray
+
+
 class Polynomials(NamedTuple):
-    """Orthonormal polynomials p_0, …, p_N of a density on [0, 1], N + 1 of them.
+    """Orthonormal polynomials p_0, …, p_N of a density, N + 1 of them: β_{n+1} p_{n+1} = (s − α_n) p_n − β_n p_{n−1}.
 
     Attributes:
-        mix: p_n in the orthonormal Jacobi polynomials of the density's two powers, (N + 1, N + 1), a column each.
-        begin, now: Exponents of the powers.
-        nodes, weights: A Gauss rule for the density, exact for the products of two of the polynomials, (M,).
-        total: The integral of the density that was given; the rule, and the polynomials with it, make it 1.
+        beta: β_0 = 0, β_1, …, β_N.
+        ends: Of the interval.
+        nodes: Of a rule that is exact for the products of two of the polynomials, (M,).
+        roots: Square roots of its weights, which sum to 1.
+        at_nodes: p_n √w at the nodes, (M, N + 1).
+        total: The integral of the density that was given.
     """
 
-    mix: np.ndarray
-    begin: float
-    now: float
+    beta: np.ndarray
+    ends: tuple[_End, ...]
     nodes: np.ndarray
-    weights: np.ndarray
+    roots: np.ndarray
+    at_nodes: np.ndarray
     total: float
 
     def values(self, s: np.ndarray) -> np.ndarray:
         """Return p_n(s) at s (…), as (…, N + 1)."""
-        return _jacobi(len(self.mix), self.now, self.begin, s) @ self.mix
+        return self._read(s, slopes=False)
 
     def slopes(self, s: np.ndarray) -> np.ndarray:
         """Return p_n'(s) at s (…), as (…, N + 1)."""
-        n = np.arange(1, len(self.mix))
-        lower = _jacobi(len(n), self.now + 1, self.begin + 1, s) * np.sqrt(n * (n + self.now + self.begin + 1))
-        # Both are orthonormal, each under the probability density of its powers.
-        lower *= np.sqrt(_integral(self.now, self.begin) / _integral(self.now + 1, self.begin + 1))
-        return lower @ self.mix[1:]
+        return self._read(s, slopes=True)
+
+    def _read(self, s: np.ndarray, slopes: bool) -> np.ndarray:
+        """Begin from the end that is nearer, but where the polynomials are so large there that a small value's digits
+        would be lost: as at the light end of a weight."""
+        s = np.asarray(s, dtype=np.float64)
+        first, *other = (self._from(end, s, slopes) for end in self.ends)
+        if not other:
+            return first[0]
+        (left, off_left), (right, off_right) = first, other[0]
+        nearer = (s <= 0.5 * (self.ends[0].at + self.ends[1].at))[..., None]
+        with np.errstate(invalid="ignore"):
+            return np.where(np.where(nearer, off_left <= 100 * off_right, off_right > 100 * off_left), left, right)
+
+    def _from(self, end: _End, s: np.ndarray, slopes: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return values or slopes, and sizes to which their errors are in proportion.
+
+        The recurrence runs on the differences of q_n = p_n/p_n(end), and so keeps its digits near the end, where the
+        one above loses eight of them at N = 256.
+        """
+        count, away = len(self.beta), s - end.at
+        found, sizes = np.empty((*s.shape, count)), np.empty((*s.shape, count))
+        q, change, size = np.ones_like(s), np.zeros_like(s), np.ones_like(s)
+        slope, its_change = np.zeros_like(s), np.zeros_like(s)
+        scale = np.concatenate([[1.0], end.ratios]).cumprod()
+        with np.errstate(over="ignore", invalid="ignore"):
+            for n in range(count):
+                found[..., n], sizes[..., n] = scale[n] * (slope if slopes else q), abs(scale[n]) * size
+                if n + 1 == count:
+                    break
+                before = self.beta[n] / end.ratios[n - 1] if n else 0.0
+                pivot = self.beta[n + 1] * end.ratios[n]
+                its_change = (q + away * slope + before * its_change) / pivot
+                change = (away * q + before * change) / pivot
+                q, slope = q + change, slope + its_change
+                size = np.maximum(size, abs(q))
+        return found, sizes
 
 
 def _integral(now: float, begin: float) -> float:
@@ -106,8 +152,21 @@ def _from_the_end(count: int, a: float, b: float, away: np.ndarray) -> np.ndarra
     return values * scale
 
 
-def _nodes(count: int, now: float, begin: float) -> np.ndarray:
-    """Return the zeros on [0, 1] of the Jacobi polynomial of degree `count`: eigenvalues, and a step of Newton's."""
+class _Rule(NamedTuple):
+    """Nodes, their distances from the ends 0 and 1, and the orthonormal Jacobi polynomials there, (M, M)."""
+
+    nodes: np.ndarray
+    rest: np.ndarray
+    jacobi: np.ndarray
+
+    @property
+    def weights(self) -> np.ndarray:
+        return 1 / (self.jacobi**2).sum(-1)  # Christoffel's formula
+
+
+@functools.lru_cache(maxsize=4)
+def _gauss(count: int, now: float, begin: float) -> _Rule:
+    """Return Gauss's rule for s^begin (1 − s)^now, normalized: eigenvalues, and a step of Newton's."""
     a, b, k = now, begin, np.arange(count, dtype=np.float64)
     t = 2 * k + a + b
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -119,16 +178,16 @@ def _nodes(count: int, now: float, begin: float) -> np.ndarray:
     s = (eigenvalues + 1) / 2
     value = _jacobi(count + 1, a, b, s)[:, -1]
     slope = _jacobi(count, a + 1, b + 1, s)[:, -1] * np.sqrt(count * (count + a + b + 1))
-    return s - value / (slope * np.sqrt(_integral(a, b) / _integral(a + 1, b + 1)))
+    step = value / (slope * np.sqrt(_integral(a, b) / _integral(a + 1, b + 1)))
+    return _Rule(s - step, (1 - s) + step, _jacobi(count, a, b, s - step))
+
+
+_MOST = 2048  # nodes
 
 
 @functools.lru_cache(maxsize=32)
 def orthonormal(density: Density, begin: float, now: float, order: int) -> Polynomials:
-    """Return the orthonormal polynomials up to degree `order` of s^begin (1 − s)^now · density(s).
-
-    The discretized Stieltjes procedure (Gautschi 2004, section 2.2), on a Gauss rule of the two powers with enough
-    nodes that a smooth density is integrated to rounding, gives them at the nodes. Values elsewhere come from Jacobi
-    polynomials, since the recurrence loses digits at the ends: eight of them at N = 256.
+    """Return the orthonormal polynomials up to degree `order` of s^begin (1 − s)^now · density(s) on [0, 1].
 
     Args:
         density: Smooth, and at least 0, on [0, 1]; positive somewhere.
@@ -137,33 +196,91 @@ def orthonormal(density: Density, begin: float, now: float, order: int) -> Polyn
         order: N.
 
     Raises:
-        ValueError: If the density is negative or not finite at a node, or 0 at nearly all of them, or an exponent is
-            not above −1.
+        ValueError: If the density is negative or not finite at a node, or 0 at nearly all of them, or changes too fast
+            to be integrated, or an exponent is not above −1.
     """
     if not (begin > -1 and now > -1):
         raise ValueError(f"a weight's exponents must be above -1 for it to be integrable, not {begin} and {now}")
-    count = 2 * order + 64
-    s = _nodes(count, now, begin)
-    jacobi = _jacobi(count, now, begin, s)
-    w = 1 / (jacobi**2).sum(-1)  # Christoffel's formula
+    count = max(2 * order + 64, 512)  # lest a peak stand between nodes
+    while True:
+        rule = _gauss(count, now, begin)
+        factor = _checked(density, rule.nodes)
+        # What the density has of the highest degrees, which tells how well so many nodes integrate it.
+        series = abs(rule.jacobi.T @ (rule.weights * factor))
+        missing = series[-count // 8 :].max() / series.max() if series.max() > 0 else 0.0
+        if missing < 1e-12 or count >= _MOST:
+            break
+        count = min(2 * count, _MOST)
+    if missing > 5e-3:
+        raise ValueError(
+            f"{_name(density)} changes too fast: {count} nodes do not integrate it; smooth it, or take a shorter window"
+        )
+    roots = np.sqrt(rule.weights * factor)
+    found = _lanczos(density, rule.nodes, roots, {0.0: rule.nodes, 1.0: rule.rest}, order)
+    return found._replace(total=found.total * _integral(now, begin))
+
+
+@functools.lru_cache(maxsize=32)
+def fading(density: Density, order: int) -> Polynomials:
+    """Return the orthonormal polynomials up to degree `order` of e^−s density(s) on [0, ∞).
+
+    In the root of s their zeros are even, and as many nodes of Gauss and Legendre as they need reach to where the
+    polynomials times the root of e^−s are nothing.
+
+    Raises:
+        ValueError: As `orthonormal`.
+    """
+    reach = math.sqrt(4 * order + 60 * np.cbrt(order) + 150)
+    rule = _gauss(4 * order + 200, 0.0, 0.0)
+    y = rule.nodes * reach
+    s = y**2
+    roots = np.exp(-s / 2) * np.sqrt(2 * y * reach * rule.weights * _checked(density, s))
+    found = _lanczos(density, s, roots, {0.0: s}, order)
+    if abs(found.at_nodes[-1]).max() > 1e-6:
+        raise ValueError(
+            f"{_name(density)} grows too fast: e^-s times it is not yet next to nothing at s = {s[-1]:.0f}"
+        )
+    return found
+
+
+def _name(density: Density) -> str:
+    return getattr(density, "__name__", str(density))
+
+
+def _checked(density: Density, s: np.ndarray) -> np.ndarray:
     factor = np.asarray(density(s), dtype=np.float64)
-    name = getattr(density, "__name__", density)
     if factor.shape != s.shape or not np.isfinite(factor).all() or (factor < 0).any():
-        raise ValueError(f"{name} must return a finite number of at least 0 for each s in [0, 1]")
-    if (factor > 0).sum() <= order + 1:
-        raise ValueError(f"{name} is 0 nearly everywhere: it has no {order} polynomials")
-    mean = (w * factor).sum()
-    weights = w * factor / mean
-    found, before = [np.ones_like(s)], np.zeros_like(s)
-    beta = 0.0
+        raise ValueError(f"{_name(density)} must return a finite number of at least 0 for each moment, as of an array")
+    return factor
+
+
+def _lanczos(
+    density: Density, s: np.ndarray, roots: np.ndarray, distances: dict[float, np.ndarray], order: int
+) -> Polynomials:
+    """Return the polynomials of a discrete density: the discretized Stieltjes procedure (Gautschi 2004, section 2.2),
+    on polynomials times roots of weights, which do not overflow.
+
+    At an end e, what (e − s) K_n(s)² comes to, K_n(s) = Σ_{m≤n} p_m(e) p_m(s), is β_{n+1} p_{n+1}(e) p_n(e) by the
+    formula of Christoffel and Darboux: a sum without cancellation, unlike the recurrence.
+    """
+    total = float((roots**2).sum())
+    if (roots > 0).sum() <= order + 1:
+        raise ValueError(f"{_name(density)} is 0 nearly everywhere: it has no {order} polynomials")
+    roots = roots / math.sqrt(total)
+    found, betas, before = [roots], [0.0], np.zeros_like(s)
+    kernels, ratios = dict.fromkeys(distances, roots), {end: [] for end in distances}
     for _ in range(order):
         value = found[-1]
-        after = (s - (weights * s * value**2).sum()) * value - beta * before
-        beta = np.sqrt((weights * after**2).sum())
-        before = value
+        after = (s - (s * value**2).sum()) * value - betas[-1] * before
+        before, beta = value, float(np.linalg.norm(after))
+        betas.append(beta)
         found.append(after / beta)
-    mix = np.triu(jacobi[:, : order + 1].T @ (w[:, None] * np.stack(found, axis=1)))
-    return Polynomials(mix, begin, now, s, weights, mean * _integral(now, begin))
+        for end, distance in distances.items():
+            ratio = (1 if end else -1) * (distance * kernels[end] ** 2).sum() / beta
+            ratios[end].append(ratio)
+            kernels[end] = kernels[end] / ratio + found[-1]
+    ends = tuple(_End(end, np.array(of_end)) for end, of_end in ratios.items())
+    return Polynomials(np.array(betas), ends, s, roots, np.stack(found, axis=1), total)
 
 
 @dataclass(frozen=True)
@@ -206,7 +323,8 @@ class Scaled(Measure):
         return torch.from_numpy(A), torch.from_numpy(B)
 
     def leak(self, order: int) -> float:
-        """Return which share of the dynamics leads out of the first N coefficients, from 0 (a closed system) to 1."""
+        """Return which share of what moves the first N coefficients, among the first 2N, are those that are not kept:
+        from 0 (a closed system) to 1."""
         if self.tilted:
             return 0.0
         found = orthonormal(self.density, self.begin, 0.0, 2 * order)
@@ -267,8 +385,8 @@ class Sliding(Translated):
         return torch.from_numpy(A / self.length), torch.from_numpy(B / self.length)
 
     def leak(self, order: int) -> float:
-        """Return which share of the dynamics leads out of the first N coefficients, from 0 (a closed system) to 1,
-        beside the reading of f(t − θ) from the memory.
+        """Return which share of what moves the first N coefficients, among the first 2N, are those that are not kept:
+        from 0 (a closed system) to 1, beside the reading of f(t − θ) from the memory.
 
         Raises:
             ValueError: If the weight is not finite at an end, or 0 at the present, where this is not defined.
@@ -286,18 +404,72 @@ class Sliding(Translated):
         return _weight(self.density, self.begin, self.now, (times - now) / self.length + 1) / self.length
 
 
-def _check_present(density: Density) -> None:
-    if not float(density(np.ones(1))[0]) > 0:
+@dataclass(frozen=True)
+class Fading(Translated):
+    """All the past, a moment of age s θ weighted by ω(s) = e^−s · density(s), normalized.
+
+    `Fading(θ)` is `hippo.measures.LagT(θ)` by the general formulas.
+
+    Args:
+        length: The time constant θ.
+        density: Smooth and at least 0 on [0, ∞), where it may not grow as fast as e^s falls, and above 0 at 0, the
+            present. Vectorized, of NumPy arrays.
+
+    Raises:
+        ValueError: If a parameter is beyond its range, or the weight is none.
+    """
+
+    density: Density = uniform
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_present(self.density, 0.0)
+        fading(self.density, 1)
+
+    def dynamics(self, order: int) -> tuple[Tensor, Tensor]:
+        whole, B = self._whole(order, order)
+        A = np.tril(whole) if self.density is uniform else whole  # what stands above the diagonal is rounding
+        return torch.from_numpy(A / self.length), torch.from_numpy(B / self.length)
+
+    def leak(self, order: int) -> float:
+        """Return which share of what moves the first N coefficients, among the first 2N, are those that are not kept:
+        from 0 (a closed system) to 1."""
+        whole, _ = self._whole(order, 2 * order)
+        return float(np.linalg.norm(whole[:, order:]) / np.linalg.norm(whole))
+
+    def window(self, now: float) -> tuple[float, float]:
+        return -math.inf, now
+
+    def basis(self, order: int, times: Tensor, now: float) -> Tensor:
+        values = _values(fading(self.density, order), order, (now - times) / self.length)
+        return values * (-1.0) ** torch.arange(order, dtype=values.dtype, device=values.device)
+
+    def weight(self, times: Tensor, now: float) -> Tensor:
+        age = (now - times).detach().to("cpu", torch.float64).numpy() / self.length
+        density = np.exp(-age) * np.asarray(self.density(age)) / (fading(self.density, 1).total * self.length)
+        return torch.from_numpy(density).to(times)
+
+    def _whole(self, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return A (rows, columns) and B (rows,), of θ = 1."""
+        found, signs = fading(self.density, columns), (-1.0) ** np.arange(columns)
+        now = signs * found.values(np.zeros(()))[:columns]
+        present = float(self.density(np.zeros(1))[0]) / found.total
+        moved = signs[:rows, None] * _moved(found, rows, columns, power=0) * signs
+        return -moved - present * now[:rows, None] * now, present * now[:rows]
+
+
+def _check_present(density: Density, present: float = 1.0) -> None:
+    if not float(density(np.full(1, present))[0]) > 0:
         raise ValueError(
-            f"{getattr(density, '__name__', density)} weighs the present at 0, so that the memory would learn nothing; "
-            "add a little to it"
+            f"{_name(density)} weighs the present at 0, so that the memory would learn nothing; add a little to it"
         )
 
 
 def _moved(found: Polynomials, rows: int, columns: int, power: int) -> np.ndarray:
     """Return ∫ s^power p_m' p_n ω ds, (rows, columns)."""
-    values, slopes = found.values(found.nodes)[:, :rows], found.slopes(found.nodes)[:, :columns]
-    moved = values.T @ ((found.weights * found.nodes**power)[:, None] * slopes)
+    there = found.roots > 0  # elsewhere slopes may overflow
+    slopes = found.slopes(found.nodes[there])[:, :columns]
+    moved = found.at_nodes[there, :rows].T @ ((found.roots * found.nodes**power)[there, None] * slopes)
     return np.triu(moved, 1 - power)  # s^power p_m' has degree m − 1 + power: what is below is rounding
 
 
