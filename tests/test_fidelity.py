@@ -7,7 +7,7 @@ import torch
 
 from hippo import HiPPO
 from hippo.fidelity import best, missed, order_for
-from hippo.measures import FouT, LegS, LegT
+from hippo.measures import ChebT, FouT, JacS, LagT, LegS, LegT
 from hippo.weighted import Scaled
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -74,3 +74,34 @@ def test_a_constant_has_no_share_and_a_window_of_one_sample_is_refused():
         best(LegT(0.5), 2, torch.randn(1, 9))
     with pytest.raises(ValueError, match="between 0 and 1"):
         order_for(LegS(), torch.randn(1, 9), miss=2.0)
+
+
+@pytest.mark.parametrize("measure", [LegS(), JacS(-0.5), ChebT(50.0), LegT(40.0), LagT(2.0)], ids=str)
+def test_few_samples_do_not_make_coefficients_look_better_than_they_are(measure):
+    """Samples that are repeated, at as many times, are the same signal; more nodes see it in more places."""
+    signal = torch.randn(1, 60, generator=torch.Generator().manual_seed(0))
+    first = 0 if measure.scale_invariant else 1  # a window's first sample stands for no time
+    times = torch.arange(60.0).unsqueeze(0) + 1 - first
+    finer = torch.cat([torch.zeros(1, first), torch.arange(1, 20 * (60 - first) + 1.0).unsqueeze(0) / 20], 1)
+    again = torch.cat([signal[:, :first], signal[:, first:].repeat_interleave(20, 1)], 1)
+    one, other = best(measure, 90, signal, times), best(measure, 90, again, finer)
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert one[0, 59] > 1e-3  # as many coefficients as samples do not hold what jumps
+
+
+def test_what_is_no_signal_is_refused_as_by_a_memory():
+    signal, backwards = torch.randn(1, 9), torch.arange(9.0, 0.0, -1).unsqueeze(0)
+    for bad, times, message in (
+        (torch.tensor([[1.0, math.nan, 2.0]]), None, "finite"),
+        (torch.zeros(1, 0), None, "L, C ≥ 1"),
+        (torch.randn(5), None, r"\(B, L\)"),
+        ([1.0, 2.0], None, "must be a tensor"),
+        (signal, backwards, "non-decreasing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            order_for(LegS(), bad, times)
+        with pytest.raises(ValueError, match=message):
+            missed(HiPPO("legs", 2), bad, times)
+    for call in (lambda: best(LegS(), 0, signal), lambda: order_for(LegS(), signal, most=0)):
+        with pytest.raises(ValueError, match="at least 1"):
+            call()

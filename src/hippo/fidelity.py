@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hippo.measures import Measure
+from hippo import schedule
+from hippo.measures import LagT, LegS, Measure
 from hippo.memory import HiPPO
 
 _NUMBERS = 2**23  # of a basis that are held at a time
@@ -31,7 +33,7 @@ def missed(memory: HiPPO, signal: Tensor, timestamps: Tensor | None = None) -> T
     """
     coefficients = memory.remember(signal, timestamps=timestamps).coefficients.detach().to("cpu", torch.float64)
     shares = []
-    for past, c in zip(_pasts(memory.measure, signal, timestamps), coefficients, strict=True):
+    for past, c in zip(_pasts(memory.measure, memory.order, signal, timestamps), coefficients, strict=True):
         c = c.view(-1, memory.order)
         left = sum(w @ (f - basis @ c.mT).square() for basis, w, f in past.pieces(memory.measure, memory.order))
         shares.append(left / past.variance)
@@ -41,10 +43,10 @@ def missed(memory: HiPPO, signal: Tensor, timestamps: Tensor | None = None) -> T
 def best(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | None = None) -> Tensor:
     """Return the share that the best 1, 2, …, N coefficients miss, as `missed` has it: without a memory's steps.
 
-    By Parseval, ∫ (f − f̂)² dμ = ∫ f² dμ − ‖c‖², f being held from sample to sample.
+    They are those of least squares under μ, the signal being held from sample to sample.
 
     Args:
-        measure: With an orthonormal basis, as all in `hippo.measures` but LMU, and in `hippo.weighted`.
+        measure: With a basis.
         order: N.
         signal: As of `missed`.
         timestamps: As of `missed`.
@@ -53,13 +55,25 @@ def best(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | None
         (B, N) or (B, C, N), float64; NaN where the signal does not change.
 
     Raises:
-        ValueError: As of `missed`.
+        ValueError: As of `missed`, or if N is below 1.
     """
+    if order < 1:
+        raise ValueError(f"order must be at least 1, not {order}")
     shares = []
-    for past in _pasts(measure, signal, timestamps):
-        c = sum(basis.mT @ (w.unsqueeze(-1) * f) for basis, w, f in past.pieces(measure, order))
-        left = past.weights @ past.samples.square() - torch.cumsum(c.square(), dim=0)  # type: ignore[union-attr]
-        shares.append((left.clamp(min=0) / past.variance).mT)
+    for past in _pasts(measure, order, signal, timestamps):
+        # Of R in QR = [basis, signals], the upper rows say what each further function explains of each signal.
+        triangle = torch.zeros(0, order + past.samples.shape[1], dtype=torch.float64)
+        for basis, w, f in past.pieces(measure, order):
+            rows = torch.cat([basis, f], dim=1) * w.sqrt().unsqueeze(-1)
+            triangle = torch.linalg.qr(torch.cat([triangle, rows]), mode="r").R
+        explained = torch.zeros(order + 1, past.samples.shape[1], dtype=torch.float64)
+        upper = triangle[:order]
+        # Where a signal does not fill the window, functions of high degree are those before them but for rounding.
+        new = upper.diagonal().abs() > 1e-7 * upper[:, :order].norm(dim=0)[: len(upper)]
+        explained[: len(upper)] = upper[:, order:].square() * new.unsqueeze(-1)
+        explained[order] = (triangle[:, order:].square().sum(0) - explained.sum(0)).clamp(min=0)  # by none
+        left = explained.flip(0).cumsum(0).flip(0)[1:]
+        shares.append((left / past.variance).mT)
     return torch.stack(shares).view(*signal.shape[:1], *signal.shape[2:], order)
 
 
@@ -69,14 +83,14 @@ def order_for(
     """Return the least order whose best coefficients miss at most a share of every signal; None where `most` miss more.
 
     Args:
-        measure: With an orthonormal basis.
+        measure: With a basis.
         signal: As of `missed`. Signals that do not change count for nothing.
         timestamps: As of `missed`.
         miss: The share of the variance, between 0 and 1.
         most: The highest order that is looked at.
 
     Raises:
-        ValueError: As of `missed`, or if `miss` is not between 0 and 1.
+        ValueError: As of `missed`, or if `miss` is not between 0 and 1, or `most` below 1.
     """
     if not 0 < miss < 1:
         raise ValueError(f"miss is a share of the signal's variance, between 0 and 1, not {miss}")
@@ -107,21 +121,52 @@ class _Past(NamedTuple):
             yield measure.basis(order, times, self.now), w, f
 
 
-def _pasts(measure: Measure, signal: Tensor, timestamps: Tensor | None) -> Iterator[_Past]:
-    """Yield each signal's past. A sample stands for the time since the one before, at two Gauss nodes each."""
-    values = signal.detach().to("cpu", torch.float64).flatten(2) if signal.dim() == 3 else signal.detach().unsqueeze(-1)
-    values = values.to("cpu", torch.float64)
+def _pasts(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | None) -> Iterator[_Past]:
+    """Yield each signal's past, at the nodes of `_nodes`: a sample stands for the time since the one before."""
+    _check(measure, signal, timestamps)
+    values = signal.detach().to("cpu", torch.float64)
+    values = values.flatten(2) if values.dim() == 3 else values.unsqueeze(-1)
     ends = torch.arange(1, values.shape[1] + 1).expand(len(values), -1) if timestamps is None else timestamps
     ends = ends.detach().to("cpu", torch.float64)
     first = ends[:, :1] if timestamps is not None and not measure.scale_invariant else torch.zeros_like(ends[:, :1])
     begins = torch.cat([first, ends[:, :-1]], dim=1)
-    nodes = torch.tensor([0.5 - 12**-0.5, 0.5 + 12**-0.5], dtype=torch.float64)
     for begin, end, f in zip(begins, ends, values, strict=True):
         now = float(end[-1])
-        times = torch.lerp(begin.unsqueeze(-1), end.unsqueeze(-1), nodes).flatten()
-        inside = (times > measure.window(now)[0]) & (end > begin).repeat_interleave(2)
-        if inside.sum() < 4:
+        oldest = max(measure.window(now)[0], float(begin[0]))
+        inside = (end > oldest) & (end > begin)
+        if inside.sum() < 2:
             raise ValueError("fewer than two samples lie in the memory's window, which says nothing of what it keeps")
-        times, w = times[inside], (end - begin).repeat_interleave(2)[inside]
+        times, w, sample = _nodes(begin[inside].clamp(min=oldest), end[inside], oldest, now, order)
         w = w * measure.weight(times, now)
-        yield _Past(times, w / w.sum(), f.repeat_interleave(2, dim=0)[inside], now)
+        yield _Past(times, w / w.sum(), f[inside][sample], now)
+
+
+def _nodes(begin: Tensor, end: Tensor, oldest: float, now: float, order: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return places in time, their lengths, and of which interval from `begin` to `end` each is.
+
+    In the angle θ of time = oldest + (now − oldest) (1 − cos θ)/2 polynomials of degree N wave N/2π times a unit, and
+    weights that are infinite at an end are even. Each interval has as many of Gauss's nodes there as its waves ask for.
+    """
+    span = now - oldest
+    low, high = (torch.arccos((1 - 2 * (t - oldest) / span).clamp(-1, 1)) for t in (begin, end))
+    waves = order * (high - low)
+    counts = torch.where(waves < 0.02, 1, torch.where(waves < 0.5, 2, waves.ceil().long() + 2))
+    parts = []
+    for count in counts.unique().tolist():
+        which = torch.nonzero(counts == count).squeeze(1)
+        x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(min(count, 200)))
+        angle = low[which, None] + (high - low)[which, None] * (x + 1) / 2
+        weight = (high - low)[which, None] * w / 2 * span / 2 * torch.sin(angle)
+        place = oldest + span * torch.sin(angle / 2) ** 2
+        parts.append((place.flatten(), weight.flatten(), which.repeat_interleave(len(x))))
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+def _check(measure: Measure, signal: Tensor, timestamps: Tensor | None) -> None:
+    """Refuse what `HiPPO.forward` refuses."""
+    HiPPO(LegS() if measure.scale_invariant else LagT(1.0), 1)._begin(signal, timestamps, None)
+    if not torch.isfinite(signal).all():
+        raise ValueError("signal must hold finite numbers: it has NaN or infinity")
+    if timestamps is not None:
+        times = timestamps.detach().to(torch.float64)
+        schedule.check_timestamps(times.mT, torch.cat([torch.zeros_like(times[:, :1]), times[:, :-1]], 1).mT)
