@@ -771,6 +771,21 @@ def test_a_laguerre_memory_of_one_number_is_a_gated_recurrence():
         torch.testing.assert_close(c[:, k, 0], expected, rtol=1e-13, atol=1e-15)
 
 
+def test_a_gate_that_an_input_sets_is_a_memory_of_one_number_whose_time_constant_it_sets():
+    """h ← h + g (f − h), with 1 − (1 − g)^Δ for g after a gap of Δ: of held samples, and θ = −1/log(1 − g)."""
+    signal, gates = torch.randn(2, 30), torch.rand(30) * 0.98 + 0.01
+    times = torch.cumsum(torch.rand(2, 30) * 3, 1)
+    h, state = torch.zeros(2), None
+    for k, g in enumerate(gates):
+        memory = HiPPO(LagT(-1 / math.log1p(-g)), 1, "zoh")
+        if state is None:  # one that holds 0 at time 0
+            state = State(torch.zeros(2, 1), torch.zeros(2))
+        gap = times[:, k] - (times[:, k - 1] if k else 0.0)
+        h = h + (1 - (1 - g) ** gap) * (signal[:, k] - h)
+        state = memory.step(signal[:, k], times[:, k], state=state)
+        torch.testing.assert_close(state.coefficients[:, 0], h, rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("order", [1, 5, 40])
 def test_legs_with_regular_timestamps_is_legs(order, relative_error):
     signal = torch.randn(3, 60)

@@ -146,7 +146,17 @@ def test_an_open_forget_gate_keeps_the_cell_and_adds_to_it(dtype):
     torch.testing.assert_close(h[0], torch.tanh(3 * torch.tanh(zero + 0.5)))
 
 
-@pytest.mark.parametrize("unit", [0.0, -1.0, math.nan, math.inf])
+@every_gated
+def test_gates_in_time_act_under_autocast(make):
+    model = make(1.0).float()
+    x, times = torch.randn(4, 9, 3, dtype=torch.float32), torch.rand(4, 9, dtype=torch.float32).cumsum(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model(x, times)
+    assert (features - model(x, times)).abs().max() < 0.05
+    assert torch.autograd.grad(features.float().sum(), model.parameters())[0].isfinite().all()
+
+
+@pytest.mark.parametrize("unit", [0.0, -1.0, math.nan, math.inf, "second"])
 @every_gated
 def test_a_unit_that_is_no_length_of_time_is_refused(make, unit):
     with pytest.raises(ValueError, match="gate_unit"):

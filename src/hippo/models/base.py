@@ -191,8 +191,8 @@ def positive(**sizes: int) -> None:
 def positive_time(**lengths: float) -> None:
     """Raise ValueError unless every length of time is above 0 and finite."""
     for name, length in lengths.items():
-        if not 0 < length < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, not {length}")
+        if not (isinstance(length, (int, float)) and 0 < length < math.inf):
+            raise ValueError(f"{name} must be above 0 and finite, not {length!r}")
 
 
 def _observed(x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:

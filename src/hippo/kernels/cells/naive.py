@@ -32,7 +32,8 @@ def gru_step(from_x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, gap: Tenso
     reset_x, update_x, candidate_x = from_x.chunk(3, dim=-1)
     reset_h, update_h, candidate_h = linear(h, weight, bias).chunk(3, dim=-1)
     candidate = torch.tanh(torch.addcmul(candidate_x, torch.sigmoid(reset_x + reset_h), candidate_h))
-    return torch.lerp(candidate, h, kept(update_x + update_h, gap))
+    share = kept(update_x + update_h, gap)
+    return torch.lerp(candidate.to(share.dtype), h.to(share.dtype), share)  # under autocast a gap is in full precision
 
 
 def lstm(from_x: Tensor, weight: Tensor, gaps: Tensor) -> Tensor:
