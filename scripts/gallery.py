@@ -1,15 +1,22 @@
-"""Draw every measure: its weight over the past, its basis, and one signal as it remembers it."""
+"""Draw measures: their weight over the past, their basis, and one signal as each remembers it beside the best that as
+many numbers can do under the weight."""
 
 import argparse
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from reconstruct import noise
 
-from hippo import HiPPO
-from hippo.measures import ChebT, FouT, LagT, LegS, LegT, Measure
+from hippo import HiPPO, fidelity
+from hippo.measures import ChebT, FouT, JacS, LagT, LegS, LegT, Measure
+from hippo.weighted import Scaled
+
+
+def both_ends(s: np.ndarray) -> np.ndarray:
+    return 0.05 + np.exp(-(((1 - s) / 0.2) ** 2)) + np.exp(-((s / 0.2) ** 2))
 
 
 def main() -> None:
@@ -25,6 +32,8 @@ def main() -> None:
 
     rows: list[tuple[str, Measure]] = [
         ("LegS: all of the past, evenly", LegS()),
+        ("JacS(3): all of it, the recent part more", JacS(3.0)),
+        ("a weight of one's own: both ends of it", Scaled(density=both_ends)),
         ("LegT: a window, evenly", LegT(args.window)),
         ("ChebT: a window, its ends most", ChebT(args.window)),
         ("FouT: a window, as a Fourier series", FouT(args.window)),
@@ -53,10 +62,9 @@ def main() -> None:
         memory.plot(samples, signal, color="0.75", lw=3)
         memory.plot(inside, read, color="tab:red", lw=1.2)
         memory.set_ylim(-3.5, 3.5)
-        density = measure.weight(inside, now) * (now - oldest)
-        original = signal[(inside.ceil().long() - 1).clamp(0)]
-        error = math.sqrt((density * (read - original).square()).mean() / (density * original.square()).mean())
-        memory.set_title(f"{100 * error:.1f} % error under the weight", loc="right", fontsize=9)
+        shares = fidelity.missed(model, signal[None]), fidelity.best(measure, args.order, signal[None])[:, -1]
+        missed, best = (100 * math.sqrt(share) for share in shares)
+        memory.set_title(f"error under the weight {missed:.1f} %, at best {best:.1f} %", loc="right", fontsize=9)
         for axes in (weight, basis, memory):
             axes.spines[["top", "right", "left"]].set_visible(False)
             axes.set_yticks([])

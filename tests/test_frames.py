@@ -151,7 +151,8 @@ def test_daubechies_translates_are_orthonormal_and_hold_polynomials(vanishing):
     ("make", "message"),
     [
         (lambda: daubechies(2, 2), "more than 2p - 2 functions"),
-        (lambda: daubechies(11, 50), "1 to 10"),
+        (lambda: daubechies(11, 50), "2 to 10"),
+        (lambda: daubechies(1, 8), "2 to 10"),
         (lambda: SlidingFrame(1.0), "needs its functions"),
         (lambda: Sampled(torch.tensor([[1.0]])), "places"),
         (lambda: ScaledFrame(daubechies(2, 8)).dynamics(9), "the order is that"),

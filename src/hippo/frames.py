@@ -158,16 +158,16 @@ def daubechies(vanishing: int, order: int, *, detail: int = 8) -> Sampled:
     Polynomials of degree below `vanishing` are combinations of them.
 
     Args:
-        vanishing: Vanishing moments p from 1 (Haar's, which has jumps that straight lines only approach) to 10.
+        vanishing: Vanishing moments p from 2 to 10. (Haar's functions, p = 1, jump: they have no derivative.)
         order: Number of functions N > 2p − 2: the width of one is (2p − 1)/(N − 2p + 2).
         detail: Samples between two neighbours' beginnings, as a power of 2.
 
     Raises:
         ValueError: If an argument is beyond its range.
     """
-    if not 1 <= vanishing <= 10 or order <= 2 * vanishing - 2 or not 0 <= detail <= 14:
+    if not 2 <= vanishing <= 10 or order <= 2 * vanishing - 2 or not 0 <= detail <= 14:
         raise ValueError(
-            f"a Daubechies frame has 1 to 10 vanishing moments p, more than 2p - 2 functions, and a detail of 0 to 14, "
+            f"a Daubechies frame has 2 to 10 vanishing moments p, more than 2p - 2 functions, and a detail of 0 to 14, "
             f"not {vanishing}, {order} and {detail}"
         )
     phi, support = _scaling(vanishing, detail), 2 * vanishing - 1
