@@ -147,6 +147,14 @@ def test_an_open_forget_gate_keeps_the_cell_and_adds_to_it(dtype):
 
 
 @every_gated
+def test_a_clock_too_coarse_for_its_gaps_is_refused(make):
+    model, times = make(60.0).float(), 1.7e9 + 60 * torch.arange(9.0).repeat(4, 1)
+    with pytest.raises(ValueError, match="too coarse for the gaps"):
+        model(torch.zeros(4, 9, 3, dtype=torch.float32), times.float())
+    assert model(torch.zeros(4, 9, 3, dtype=torch.float32), times).isfinite().all()
+
+
+@every_gated
 def test_gates_in_time_act_under_autocast(make):
     model = make(1.0).float()
     x, times = torch.randn(4, 9, 3, dtype=torch.float32), torch.rand(4, 9, dtype=torch.float32).cumsum(1)

@@ -23,7 +23,8 @@ class ScaleConvolution(Mixer):
     is lost between samples.
 
     Times are counted from the first sample, which fills the memory. Under "zoh" it stands, like every other, for the
-    gap to its neighbour, so that samples that are repeated change nothing. Under "bilinear" it stands for a moment, as
+    gap to its neighbour, so that samples that are repeated change nothing in the memory. (What is read from it changes
+    in a gap: a layer above, or a mean over time, sees a little of that.) Under "bilinear" it stands for a moment, as
     in the paper, whose k-th sample after the first moves the memory by dt/t = 1/k. The state is the coefficients
     (B, channels, N), and the time since the first sample (B,), in float64: −1 before it.
 

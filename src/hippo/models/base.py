@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hippo.schedule import check_real, check_timestamps
+from hippo.schedule import check_clock, check_real, check_timestamps
 from hippo.values import may_look
 
 
@@ -100,7 +100,7 @@ class SequenceModel(nn.Module, ABC):
 
         Raises:
             ValueError: If shapes or dtypes disagree, a length exceeds L, a sequence has no observed step, an observed
-                value is not finite, or timestamps decrease, are not finite, or are missing where the model needs them.
+                value is not finite, or timestamps decrease, are not finite, too coarse, or missing though needed.
                 On a GPU nobody looks at values, lengths and timestamps, for which the host would wait at every step:
                 `hippo.data` has looked at them when it read them.
         """
@@ -151,6 +151,7 @@ class SequenceModel(nn.Module, ABC):
             raise ValueError("x holds NaN or infinity; say in `mask` what was not observed, or fill it in")
         if self.uses_timestamps and timestamps is not None:
             check_timestamps(timestamps.mT, torch.cat([torch.zeros_like(timestamps[:, :1]), timestamps[:, :-1]], 1).mT)
+            check_clock(timestamps, from_zero=False)
         features = self.encode(x, timestamps, channels, lengths)
         if features.shape != (shape := (len(x), self.hidden_size)):
             raise ValueError(f"{name}'s features must be (B, D) = {shape}, not {tuple(features.shape)}")
