@@ -76,17 +76,21 @@ def test_a_constant_has_no_share_and_a_window_of_one_sample_is_refused():
         order_for(LegS(), torch.randn(1, 9), miss=2.0)
 
 
-@pytest.mark.parametrize("measure", [LegS(), JacS(-0.5), ChebT(50.0), LegT(40.0), LagT(2.0)], ids=str)
-def test_few_samples_do_not_make_coefficients_look_better_than_they_are(measure):
+@pytest.mark.parametrize(
+    ("measure", "order"),
+    [(LegS(), 90), (JacS(-0.5), 90), (ChebT(50.0), 90), (LegT(40.0), 90), (LagT(2.0), 6)],  # six do not reach beyond
+    ids=str,
+)
+def test_few_samples_do_not_make_coefficients_look_better_than_they_are(measure, order):
     """Samples that are repeated, at as many times, are the same signal; more nodes see it in more places."""
     signal = torch.randn(1, 60, generator=torch.Generator().manual_seed(0))
     first = 0 if measure.scale_invariant else 1  # a window's first sample stands for no time
     times = torch.arange(60.0).unsqueeze(0) + 1 - first
     finer = torch.cat([torch.zeros(1, first), torch.arange(1, 20 * (60 - first) + 1.0).unsqueeze(0) / 20], 1)
     again = torch.cat([signal[:, :first], signal[:, first:].repeat_interleave(20, 1)], 1)
-    one, other = best(measure, 90, signal, times), best(measure, 90, again, finer)
+    one, other = best(measure, order, signal, times), best(measure, order, again, finer)
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    assert one[0, 59] > 1e-3  # as many coefficients as samples do not hold what jumps
+    assert one[0, :60].min() > 1e-3  # as many coefficients as samples do not hold what jumps
 
 
 def test_what_is_no_signal_is_refused_as_by_a_memory():

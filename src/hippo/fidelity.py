@@ -43,7 +43,8 @@ def missed(memory: HiPPO, signal: Tensor, timestamps: Tensor | None = None) -> T
 def best(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | None = None) -> Tensor:
     """Return the share that the best 1, 2, …, N coefficients miss, as `missed` has it: without a memory's steps.
 
-    They are those of least squares under μ, the signal being held from sample to sample.
+    They are those of least squares under μ where there are samples, the signal being held from one to the next. (Where a
+    signal does not fill the window, the coefficients may be huge.)
 
     Args:
         measure: With a basis.
@@ -69,7 +70,7 @@ def best(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | None
         explained = torch.zeros(order + 1, past.samples.shape[1], dtype=torch.float64)
         upper = triangle[:order]
         # Where a signal does not fill the window, functions of high degree are those before them but for rounding.
-        new = upper.diagonal().abs() > 1e-7 * upper[:, :order].norm(dim=0)[: len(upper)]
+        new = upper.diagonal().abs() > 1e-12 * upper[:, :order].norm(dim=0)[: len(upper)]
         explained[: len(upper)] = upper[:, order:].square() * new.unsqueeze(-1)
         explained[order] = (triangle[:, order:].square().sum(0) - explained.sum(0)).clamp(min=0)  # by none
         left = explained.flip(0).cumsum(0).flip(0)[1:]
