@@ -43,8 +43,8 @@ def missed(memory: HiPPO, signal: Tensor, timestamps: Tensor | None = None) -> T
 def best(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | None = None) -> Tensor:
     """Return the share that the best 1, 2, …, N coefficients miss, as `missed` has it: without a memory's steps.
 
-    They are those of least squares under μ where there are samples, the signal being held from one to the next. (Where a
-    signal does not fill the window, the coefficients may be huge.)
+    They are those of least squares under μ where there are samples, the signal being held from one to the next. (They
+    may be huge where the signal does not fill the window.)
 
     Args:
         measure: With a basis.
@@ -137,20 +137,24 @@ def _pasts(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | No
         inside = (end > oldest) & (end > begin)
         if inside.sum() < 2:
             raise ValueError("fewer than two samples lie in the memory's window, which says nothing of what it keeps")
-        times, w, sample = _nodes(begin[inside].clamp(min=oldest), end[inside], oldest, now, order)
+        times, w, sample = _nodes(measure, order, begin[inside].clamp(min=oldest), end[inside], oldest, now)
         w = w * measure.weight(times, now)
         yield _Past(times, w / w.sum(), f[inside][sample], now)
 
 
-def _nodes(begin: Tensor, end: Tensor, oldest: float, now: float, order: int) -> tuple[Tensor, Tensor, Tensor]:
+def _nodes(
+    measure: Measure, order: int, begin: Tensor, end: Tensor, oldest: float, now: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return places in time, their lengths, and of which interval from `begin` to `end` each is.
 
     In the angle θ of time = oldest + (now − oldest) (1 − cos θ)/2 polynomials of degree N wave N/2π times a unit, and
-    weights that are infinite at an end are even. Each interval has as many of Gauss's nodes there as its waves ask for.
+    weights that are infinite at an end are even. Each interval has as many of Gauss's nodes there as its waves, and the
+    fall of the weight over it, ask for.
     """
     span = now - oldest
     low, high = (torch.arccos((1 - 2 * (t - oldest) / span).clamp(-1, 1)) for t in (begin, end))
-    waves = order * (high - low)
+    falls = [measure.weight(t, now).log().nan_to_num(0.0, 0.0, 0.0) for t in (begin, end)]
+    waves = order * (high - low) + (falls[1] - falls[0]).abs().clamp(max=8.0)
     counts = torch.where(waves < 0.02, 1, torch.where(waves < 0.5, 2, waves.ceil().long() + 2))
     parts = []
     for count in counts.unique().tolist():
