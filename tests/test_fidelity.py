@@ -7,8 +7,9 @@ import torch
 
 from hippo import HiPPO
 from hippo.fidelity import best, missed, order_for
+from hippo.frames import ScaledFrame
 from hippo.measures import ChebT, FouT, JacS, LagT, LegS, LegT
-from hippo.weighted import Scaled
+from hippo.weighted import Fading, Scaled
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -91,6 +92,26 @@ def test_few_samples_do_not_make_coefficients_look_better_than_they_are(measure,
     one, other = best(measure, order, signal, times), best(measure, order, again, finer)
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     assert one[0, :60].min() > 1e-3  # as many coefficients as samples do not hold what jumps
+
+
+def test_what_functions_share_and_an_offset_change_nothing():
+    signal = torch.randn(1, 300, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    for offset in (1e6, 1e8):
+        torch.testing.assert_close(best(LegS(), 24, signal + offset), best(LegS(), 24, signal), rtol=1e-5, atol=1e-9)
+    cosines = ScaledFrame(lambda order, s: torch.cos(torch.arange(order) * math.pi * s.unsqueeze(-1)))
+    pairs = ScaledFrame(lambda order, s: torch.cos((torch.arange(order) // 2) * math.pi * s.unsqueeze(-1)))
+    share = best(pairs, 16, signal)[0]
+    torch.testing.assert_close(share[1::2], best(cosines, 8, signal)[0], rtol=1e-6, atol=1e-8)
+    assert share[-1] <= missed(HiPPO(pairs, 16, "zoh"), signal)[0]
+
+
+def test_a_few_samples_and_a_long_past():
+    assert [order_for(LegS(), torch.tensor([[1.0, 2.0, 1.0]]), miss=miss) for miss in (0.01, 0.002, 0.001)] == [
+        135, 677, None
+    ]  # fmt: skip
+    long = torch.sin(torch.arange(20_000) / 3).unsqueeze(0)
+    assert best(LagT(1.0), 64, long).isfinite().all()
+    assert best(Fading(1.0), 64, long).isfinite().all()
 
 
 def test_what_is_no_signal_is_refused_as_by_a_memory():

@@ -161,6 +161,29 @@ def test_a_weight_that_is_not_closed_says_how_much_it_leaks():
     assert 0.1 > Fading(1.0, slow).leak(4) > Fading(1.0, slow).leak(32) > 1e-3
 
 
+def bump(at, width):
+    return lambda s: np.exp(-(((s - at) / width) ** 2))
+
+
+@pytest.mark.parametrize(
+    ("density", "order"), [(bump(0.5, 0.014), 256), (bump(1.0, 0.05), 256), (bump(0.0, 0.014), 128), (two, 256)]
+)
+def test_polynomials_of_narrow_weights_are_orthonormal_by_a_rule_of_our_own(density, order):
+    found = orthonormal(density, 0.0, 0.0, order)
+    x, w = np.polynomial.legendre.leggauss(40)
+    begins = np.arange(300)[:, None] / 300
+    s, w = (begins + (x + 1) / 600).ravel(), np.tile(w / 600, 300)
+    there = density(s) > 1e-300
+    values = found.values(s[there]) * np.sqrt(w * density(s) / found.total)[there, None]
+    assert abs(values.T @ values - np.eye(order + 1)).max() < 1e-11
+
+
+def test_a_leak_is_a_share():
+    for k in range(5):
+        measure = Sliding(1.0, density=lambda s, k=k: 0.05 + np.exp(-s / 10.0**-k))
+        assert 0 <= measure.leak(1) <= 1
+
+
 @pytest.mark.parametrize("make", [partial(Scaled, density=latest), partial(Sliding, 300.0, density=latest)])
 @pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
 def test_a_memory_of_the_latest_past_only_holds_it_at_every_order(make, discretization):
@@ -222,6 +245,9 @@ def test_it_gives_back_what_it_remembers(measure):
         (lambda: Scaled(density=lambda s: s - 0.5), "at least 0"),
         (lambda: Scaled(density=lambda s: np.where(s > 1 - 1e-9, 1.0, 0.0)), "0 nearly everywhere"),
         (lambda: Sliding(1.0, density=lambda s: np.full_like(s, np.nan)), "finite"),
+        (lambda: Scaled(density=lambda s: 1 / np.sqrt(np.maximum(1 - s, 1e-300)) * 1e200), "at the present"),
+        (lambda: Scaled(density=lambda s: np.where(s > 0.5, 1.0, 0.0)).dynamics(64), "changes too fast"),
+        (lambda: Fading(1.0, lambda s: np.exp(-20 * s)).dynamics(256), "changes too fast"),
         (lambda: Sliding(0.0), "above 0 and finite"),
         (lambda: Scaled(density=lambda s: np.exp(-(((s - 0.5) / 5e-4) ** 2)) + 1e-9), "changes too fast"),
         (lambda: Fading(1.0, lambda s: s), "weighs the present at 0"),

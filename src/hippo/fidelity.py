@@ -43,8 +43,9 @@ def missed(memory: HiPPO, signal: Tensor, timestamps: Tensor | None = None) -> T
 def best(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | None = None) -> Tensor:
     """Return the share that the best 1, 2, …, N coefficients miss, as `missed` has it: without a memory's steps.
 
-    They are those of least squares under μ where there are samples, the signal being held from one to the next. (They
-    may be huge where the signal does not fill the window.)
+    They are those of least squares under μ where there are samples, the signal being held from one to the next. (Where
+    it does not fill the window, functions of high degree are those before them but for rounding, and are left out: then
+    the share is an upper bound.)
 
     Args:
         measure: With a basis.
@@ -63,16 +64,17 @@ def best(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | None
     shares = []
     for past in _pasts(measure, order, signal, timestamps):
         # Of R in QR = [basis, signals], the upper rows say what each further function explains of each signal.
-        triangle = torch.zeros(0, order + past.samples.shape[1], dtype=torch.float64)
+        triangle = torch.zeros(0, order + past.samples.shape[1] + 1, dtype=torch.float64)
         for basis, w, f in past.pieces(measure, order):
-            rows = torch.cat([basis, f], dim=1) * w.sqrt().unsqueeze(-1)
+            rows = torch.cat([basis, f - past.mean, torch.ones_like(f[:, :1])], dim=1) * w.sqrt().unsqueeze(-1)
             triangle = torch.linalg.qr(torch.cat([triangle, rows]), mode="r").R
+        sizes = triangle[:, :order].norm(dim=0)
+        new = torch.nonzero(triangle.diagonal()[:order].abs() > 1e-12 * sizes[: len(triangle)]).squeeze(1)
+        triangle = torch.linalg.qr(torch.cat([triangle[:, new], triangle[:, order:]], dim=1), mode="r").R
+        signals = triangle[:, len(new) : -1] + triangle[:, -1:] * past.mean
         explained = torch.zeros(order + 1, past.samples.shape[1], dtype=torch.float64)
-        upper = triangle[:order]
-        # Where a signal does not fill the window, functions of high degree are those before them but for rounding.
-        new = upper.diagonal().abs() > 1e-12 * upper[:, :order].norm(dim=0)[: len(upper)]
-        explained[: len(upper)] = upper[:, order:].square() * new.unsqueeze(-1)
-        explained[order] = (triangle[:, order:].square().sum(0) - explained.sum(0)).clamp(min=0)  # by none
+        explained[new] = signals[: len(new)].square()
+        explained[order] = signals[len(new) :].square().sum(0)  # by none
         left = explained.flip(0).cumsum(0).flip(0)[1:]
         shares.append((left / past.variance).mT)
     return torch.stack(shares).view(*signal.shape[:1], *signal.shape[2:], order)
@@ -95,7 +97,8 @@ def order_for(
     """
     if not 0 < miss < 1:
         raise ValueError(f"miss is a share of the signal's variance, between 0 and 1, not {miss}")
-    worst = best(measure, most, signal, timestamps).nan_to_num(0.0).view(-1, most).amax(dim=0)
+    shares = best(measure, most, signal, timestamps).view(-1, most)
+    worst = shares[~shares[:, 0].isnan()].amax(dim=0) if not shares.isnan().all() else torch.zeros(most)
     enough = torch.nonzero(worst <= miss)
     return int(enough[0]) + 1 if len(enough) else None
 
@@ -110,9 +113,14 @@ class _Past(NamedTuple):
     now: float
 
     @property
+    def mean(self) -> Tensor:
+        """(C,)."""
+        return self.weights @ self.samples
+
+    @property
     def variance(self) -> Tensor:
         """(C,); NaN where it is 0 but for rounding."""
-        found = self.weights @ (self.samples - self.weights @ self.samples).square()
+        found = self.weights @ (self.samples - self.mean).square()
         return torch.where(found > 1e-24 * (self.weights @ self.samples.square()), found, torch.nan)
 
     def pieces(self, measure: Measure, order: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -139,6 +147,8 @@ def _pasts(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | No
             raise ValueError("fewer than two samples lie in the memory's window, which says nothing of what it keeps")
         times, w, sample = _nodes(measure, order, begin[inside].clamp(min=oldest), end[inside], oldest, now)
         w = w * measure.weight(times, now)
+        counts = w > 0  # where a weight has died away a basis may be infinite
+        times, w, sample = times[counts], w[counts], sample[counts]
         yield _Past(times, w / w.sum(), f[inside][sample], now)
 
 
@@ -155,20 +165,32 @@ def _nodes(
     low, high = (torch.arccos((1 - 2 * (t - oldest) / span).clamp(-1, 1)) for t in (begin, end))
     falls = [measure.weight(t, now).log().nan_to_num(0.0, 0.0, 0.0) for t in (begin, end)]
     waves = order * (high - low) + (falls[1] - falls[0]).abs().clamp(max=8.0)
+    pieces = (waves / 64).ceil().long().clamp(min=1)  # of long intervals
+    which = torch.arange(len(begin)).repeat_interleave(pieces)
+    place = torch.arange(len(which)) - (pieces.cumsum(0) - pieces)[which]
+    width, waves = ((v / pieces)[which] for v in (high - low, waves))
+    low = low[which] + place * width
     counts = torch.where(waves < 0.02, 1, torch.where(waves < 0.5, 2, waves.ceil().long() + 2))
     parts = []
     for count in counts.unique().tolist():
-        which = torch.nonzero(counts == count).squeeze(1)
-        x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(min(count, 200)))
-        angle = low[which, None] + (high - low)[which, None] * (x + 1) / 2
-        weight = (high - low)[which, None] * w / 2 * span / 2 * torch.sin(angle)
-        place = oldest + span * torch.sin(angle / 2) ** 2
-        parts.append((place.flatten(), weight.flatten(), which.repeat_interleave(len(x))))
+        own = torch.nonzero(counts == count).squeeze(1)
+        x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(count))
+        angle = low[own, None] + width[own, None] * (x + 1) / 2
+        weight = width[own, None] * w / 2 * span / 2 * torch.sin(angle)
+        parts.append(
+            (
+                (oldest + span * torch.sin(angle / 2) ** 2).flatten(),
+                weight.flatten(),
+                which[own].repeat_interleave(count),
+            )
+        )
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
 def _check(measure: Measure, signal: Tensor, timestamps: Tensor | None) -> None:
     """Refuse what `HiPPO.forward` refuses."""
+    if not isinstance(measure, Measure):
+        raise ValueError(f"measure must be a Measure, as hippo.measures.LegS() is, not {measure!r}")
     HiPPO(LegS() if measure.scale_invariant else LagT(1.0), 1)._begin(signal, timestamps, None)
     if not torch.isfinite(signal).all():
         raise ValueError("signal must hold finite numbers: it has NaN or infinity")

@@ -104,7 +104,7 @@ def check_clock(timestamps: Tensor, from_zero: bool) -> None:
     if not may_look(timestamps):
         return
     begin, end = timestamps[:, 0], timestamps[:, -1]
-    span, intervals = end - begin, timestamps.shape[1] - 1
+    span, intervals = end - begin, (timestamps[:, 1:] > timestamps[:, :-1]).sum(1)  # padding repeats the last
     remedy = "let time begin with the signal: timestamps - timestamps[:, :1], in float64"
     if timestamps.is_floating_point():
         resolution = torch.finfo(timestamps.dtype).eps * end

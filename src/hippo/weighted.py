@@ -152,21 +152,10 @@ def _from_the_end(count: int, a: float, b: float, away: np.ndarray) -> np.ndarra
     return values * scale
 
 
-class _Rule(NamedTuple):
-    """Nodes, their distances from the ends 0 and 1, and the orthonormal Jacobi polynomials there, (M, M)."""
-
-    nodes: np.ndarray
-    rest: np.ndarray
-    jacobi: np.ndarray
-
-    @property
-    def weights(self) -> np.ndarray:
-        return 1 / (self.jacobi**2).sum(-1)  # Christoffel's formula
-
-
-@functools.lru_cache(maxsize=4)
-def _gauss(count: int, now: float, begin: float) -> _Rule:
-    """Return Gauss's rule for s^begin (1 − s)^now, normalized: eigenvalues, and a step of Newton's."""
+@functools.lru_cache(maxsize=8)
+def _gauss(count: int, now: float, begin: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return Gauss's nodes s for s^begin (1 − s)^now, normalized, 1 − s, and the weights: by eigenvalues, a step of
+    Newton's, and Christoffel's formula."""
     a, b, k = now, begin, np.arange(count, dtype=np.float64)
     t = 2 * k + a + b
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -179,10 +168,7 @@ def _gauss(count: int, now: float, begin: float) -> _Rule:
     value = _jacobi(count + 1, a, b, s)[:, -1]
     slope = _jacobi(count, a + 1, b + 1, s)[:, -1] * np.sqrt(count * (count + a + b + 1))
     step = value / (slope * np.sqrt(_integral(a, b) / _integral(a + 1, b + 1)))
-    return _Rule(s - step, (1 - s) + step, _jacobi(count, a, b, s - step))
-
-
-_MOST = 2048  # nodes
+    return s - step, (1 - s) + step, 1 / (_jacobi(count, a, b, s - step) ** 2).sum(-1)
 
 
 @functools.lru_cache(maxsize=32)
@@ -201,22 +187,12 @@ def orthonormal(density: Density, begin: float, now: float, order: int) -> Polyn
     """
     if not (begin > -1 and now > -1):
         raise ValueError(f"a weight's exponents must be above -1 for it to be integrable, not {begin} and {now}")
-    count = max(2 * order + 64, 512)  # lest a peak stand between nodes
-    while True:
-        rule = _gauss(count, now, begin)
-        factor = _checked(density, rule.nodes)
-        # What the density has of the highest degrees, which tells how well so many nodes integrate it.
-        series = abs(rule.jacobi.T @ (rule.weights * factor))
-        missing = series[-count // 8 :].max() / series.max() if series.max() > 0 else 0.0
-        if missing < 1e-12 or count >= _MOST:
-            break
-        count = min(2 * count, _MOST)
-    if missing > 5e-3:
-        raise ValueError(
-            f"{_name(density)} changes too fast: {count} nodes do not integrate it; smooth it, or take a shorter window"
-        )
-    roots = np.sqrt(rule.weights * factor)
-    found = _lanczos(density, rule.nodes, roots, {0.0: rule.nodes, 1.0: rule.rest}, order)
+
+    def ruled(count: int) -> _Nodes:
+        s, rest, weights = _gauss(count, now, begin)
+        return s, np.sqrt(weights * _checked(density, s)), {0.0: s, 1.0: rest}
+
+    found = _resolved(density, ruled, 2 * order + 64, order)
     return found._replace(total=found.total * _integral(now, begin))
 
 
@@ -231,14 +207,47 @@ def fading(density: Density, order: int) -> Polynomials:
         ValueError: As `orthonormal`.
     """
     reach = math.sqrt(4 * order + 60 * np.cbrt(order) + 150)
-    rule = _gauss(4 * order + 200, 0.0, 0.0)
-    y = rule.nodes * reach
-    s = y**2
-    roots = np.exp(-s / 2) * np.sqrt(2 * y * reach * rule.weights * _checked(density, s))
-    found = _lanczos(density, s, roots, {0.0: s}, order)
-    if abs(found.at_nodes[-1]).max() > 1e-6:
+
+    def ruled(count: int) -> _Nodes:
+        y, _, weights = _gauss(count, 0.0, 0.0)
+        s = (y * reach) ** 2
+        with np.errstate(over="ignore"):
+            factor = _checked(density, s)
+        return s, np.exp(-s / 2) * np.sqrt(2 * y * reach**2 * weights * factor), {0.0: s}
+
+    found = _resolved(density, ruled, 4 * order + 200, order)
+    if not abs(found.at_nodes[-1]).max() < 1e-12:
         raise ValueError(
-            f"{_name(density)} grows too fast: e^-s times it is not yet next to nothing at s = {s[-1]:.0f}"
+            f"{_name(density)} grows too fast: e^-s times it is not yet next to nothing at s = {reach**2:.0f}"
+        )
+    return found
+
+
+_Nodes = tuple[np.ndarray, np.ndarray, dict[float, np.ndarray]]  # as `_lanczos` has them
+_MOST = 2048  # nodes
+
+
+def _resolved(density: Density, ruled: Callable[[int], "_Nodes"], count: int, order: int) -> Polynomials:
+    """Return polynomials on as many nodes as it takes for them to be orthonormal by other nodes as well."""
+    count = max(count, 256)  # lest a peak stand between nodes
+    while True:
+        s, roots, distances = ruled(count)
+        found, off = None, math.inf
+        if (roots > 0).sum() > order + 1:
+            found = _lanczos(s, roots, distances, order)
+            s, roots, _ = ruled(count + count // 3 + 1)
+            there = roots > 0
+            values = found.values(s[there]) * (roots[there, None] / math.sqrt(found.total))
+            off = abs(values.T @ values - np.eye(order + 1)).max()
+        if off < 1e-12 or count >= _MOST:
+            break
+        count = min(2 * count, _MOST)
+    if found is None:
+        raise ValueError(f"{_name(density)} is 0 nearly everywhere: it has no {order} polynomials")
+    if not off < 1e-3:  # nor NaN
+        raise ValueError(
+            f"{_name(density)} changes too fast for {order} polynomials to be found: smooth it, or take fewer "
+            "coefficients or a shorter window"
         )
     return found
 
@@ -254,9 +263,7 @@ def _checked(density: Density, s: np.ndarray) -> np.ndarray:
     return factor
 
 
-def _lanczos(
-    density: Density, s: np.ndarray, roots: np.ndarray, distances: dict[float, np.ndarray], order: int
-) -> Polynomials:
+def _lanczos(s: np.ndarray, roots: np.ndarray, distances: dict[float, np.ndarray], order: int) -> Polynomials:
     """Return the polynomials of a discrete density: the discretized Stieltjes procedure (Gautschi 2004, section 2.2),
     on polynomials times roots of weights, which do not overflow.
 
@@ -264,8 +271,6 @@ def _lanczos(
     formula of Christoffel and Darboux: a sum without cancellation, unlike the recurrence.
     """
     total = float((roots**2).sum())
-    if (roots > 0).sum() <= order + 1:
-        raise ValueError(f"{_name(density)} is 0 nearly everywhere: it has no {order} polynomials")
     roots = roots / math.sqrt(total)
     found, betas, before = [roots], [0.0], np.zeros_like(s)
     kernels, ratios = dict.fromkeys(distances, roots), {end: [] for end in distances}
@@ -459,7 +464,9 @@ class Fading(Translated):
 
 
 def _check_present(density: Density, present: float = 1.0) -> None:
-    if not float(density(np.full(1, present))[0]) > 0:
+    if not math.isfinite(there := float(density(np.full(1, present))[0])):
+        raise ValueError(f"{_name(density)} must return a finite number at the present, not {there}")
+    if not there > 0:
         raise ValueError(
             f"{_name(density)} weighs the present at 0, so that the memory would learn nothing; add a little to it"
         )
@@ -488,8 +495,8 @@ def _by_correction(found: Polynomials, order: int) -> tuple[np.ndarray, np.ndarr
 def _leak(found: Polynomials, order: int, power: int, present: float, oldest: float) -> float:
     (begin, now), width = found.values(np.array([0.0, 1.0])), 2 * order
     whole = _moved(found, order, width, power) - present * now[:order, None] * now[:width]
-    beyond = (whole + oldest * begin[:order, None] * begin[:width])[:, order:]
-    return float(np.linalg.norm(beyond) / np.linalg.norm(whole))
+    whole[:, order:] += oldest * begin[:order, None] * begin[order:width]
+    return float(np.linalg.norm(whole[:, order:]) / np.linalg.norm(whole))
 
 
 def _values(found: Polynomials, order: int, s: Tensor) -> Tensor:

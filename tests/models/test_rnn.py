@@ -152,6 +152,8 @@ def test_a_clock_too_coarse_for_its_gaps_is_refused(make):
     with pytest.raises(ValueError, match="too coarse for the gaps"):
         model(torch.zeros(4, 9, 3, dtype=torch.float32), times.float())
     assert model(torch.zeros(4, 9, 3, dtype=torch.float32), times).isfinite().all()
+    long = (500 + torch.arange(2000) / 2).float().repeat(2, 1)  # whose padding has no gaps
+    assert model(torch.zeros(2, 2000, 3, dtype=torch.float32), long, lengths=torch.tensor([2000, 2])).isfinite().all()
 
 
 @every_gated

@@ -246,6 +246,12 @@ def test_settings_that_cannot_be_are_refused(settings):
         Stack(3, 8, LAYERS["s4d"], **settings)
 
 
+@pytest.mark.parametrize("layer", [3, False, nn.Linear(2, 2), ScaleConvolution(8)])
+def test_what_makes_no_layer_is_refused(layer):
+    with pytest.raises(ValueError, match="what makes a Mixer"):
+        Stack(3, 8, LAYERS["s4d"], last_layer=layer)
+
+
 def test_a_state_in_the_wrong_place_is_told():
     model, x = a_stack(LAYERS["s4d"]), torch.randn(2, 4, 3)
     state = model.stream(x)[1]

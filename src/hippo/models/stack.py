@@ -88,7 +88,10 @@ class Stack(SequenceModel):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is a fraction, at least 0 and below 1, not {dropout}")
         self.encoder = nn.Linear(input_size, hidden_size)
-        layers = [layer] * (depth - 1) + [last_layer or layer]
+        layers = [layer] * (depth - 1) + [layer if last_layer is None else last_layer]
+        for each in layers:
+            if isinstance(each, nn.Module) or not callable(each):
+                raise ValueError(f"a layer is what makes a Mixer when called with features=…, not {each!r}")
         self.blocks = nn.ModuleList(
             _Block(each(features=hidden_size), hidden_size, norm, prenorm, mix, dropout) for each in layers
         )
