@@ -20,5 +20,5 @@ def test_a_step_says_the_time_left_of_the_run(monkeypatch, capsys, earlier, left
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(callbacks, "_SILENCE", 1.0)
     history.on_train_epoch_start(trainer, None)
-    history.on_train_batch_end(trainer, None, None, None, 9)
+    history.on_train_batch_end(trainer, SimpleNamespace(model=None), None, None, 9)
     assert f"step 10/100, {left} left" in capsys.readouterr().out
