@@ -8,9 +8,9 @@ coefficients are made again from those kept every `_SPAN` samples.
 Each innermost loop writes one row only, as in `hippo.kernels.stepwise.cpu`.
 
 With B = 50, L = 784, H = 64, N = 32, float32 and one thread of an EPYC with AVX2, the forward pass takes 0.027 s and
-the backward pass 0.055 s, where `naive`, by the loop of `hippo.kernels.legs`, takes 0.20 and 0.37; with exact steps 0.10
-and 0.18. Products with matrices for blocks of 28 samples, made
-beforehand, took 1.6 times as long forward (on a Xeon), and serve only where all sequences share their steps.
+the backward pass 0.055 s; `naive`, by the loop of `hippo.kernels.legs`, takes 0.20 and 0.37. Exact steps take 0.10 and
+0.18. Products with matrices for blocks of 28 samples, made beforehand, took 1.6 times as long forward (on a Xeon), and
+serve only where all sequences share their steps.
 """
 
 from typing import Any, NamedTuple
