@@ -155,11 +155,12 @@ def _pasts(measure: Measure, order: int, signal: Tensor, timestamps: Tensor | No
 def _nodes(
     measure: Measure, order: int, begin: Tensor, end: Tensor, oldest: float, now: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return places in time, their lengths, and of which interval from `begin` to `end` each is.
+    """Return places in time (M,), their lengths (M,), and which of the intervals from `begin` to `end` (K,) each is in.
 
-    In the angle θ of time = oldest + (now − oldest) (1 − cos θ)/2 polynomials of degree N wave N/2π times a unit, and
-    weights that are infinite at an end are even. Each interval has as many of Gauss's nodes there as its waves, and the
-    fall of the weight over it, ask for.
+    In the angle θ of time = oldest + (now − oldest) (1 − cos θ)/2 polynomials of degree N wave N/2π times a unit, and a
+    weight that is infinite at an end as an inverse root is finite. (One that rises faster, as s^−0.9, is not: it loses
+    some per cent of its share there.) Each interval has as many of Gauss's nodes as its waves, and the fall of the
+    weight over it, ask for.
     """
     span = now - oldest
     low, high = (torch.arccos((1 - 2 * (t - oldest) / span).clamp(-1, 1)) for t in (begin, end))
@@ -195,5 +196,4 @@ def _check(measure: Measure, signal: Tensor, timestamps: Tensor | None) -> None:
     if not torch.isfinite(signal).all():
         raise ValueError("signal must hold finite numbers: it has NaN or infinity")
     if timestamps is not None:
-        times = timestamps.detach().to(torch.float64)
-        schedule.check_timestamps(times.mT, torch.cat([torch.zeros_like(times[:, :1]), times[:, :-1]], 1).mT)
+        schedule.check_timestamps(timestamps.mT)

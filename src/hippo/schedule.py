@@ -75,11 +75,12 @@ def check_real(name: str, times: Tensor) -> None:
         raise ValueError(f"{name} must be real numbers, not {times.dtype}{hint}")
 
 
-def check_timestamps(times: Tensor, previous: Tensor) -> None:
-    """Raise ValueError unless times (L, B) are finite and each is at least the one before it, the first at least 0;
-    where the host may look."""
+def check_timestamps(times: Tensor, previous: Tensor | None = None) -> None:
+    """Raise ValueError unless times (L, B) are finite and each is at least the one before it, (L, B); None where these
+    are the same times, and nothing was before 0. Where the host may not look, nothing is raised."""
     if not may_look(times):
         return
+    previous = _previous(times, None) if previous is None else previous
     bad = ~(torch.isfinite(times) & (times >= previous))
     if bad.any():
         k, sample = (int(i) for i in bad.nonzero()[0])

@@ -37,6 +37,8 @@ from torch import Tensor
 from hippo.measures import Measure, Translated
 
 Density = Callable[[np.ndarray], np.ndarray]
+_Nodes = tuple[np.ndarray, np.ndarray, dict[float, np.ndarray]]  # (M,), roots of their weights, distances from ends
+_MOST = 2048  # of them
 
 
 def uniform(s: np.ndarray) -> np.ndarray:
@@ -55,7 +57,7 @@ class Polynomials(NamedTuple):
     """Orthonormal polynomials p_0, …, p_N of a density, N + 1 of them: β_{n+1} p_{n+1} = (s − α_n) p_n − β_n p_{n−1}.
 
     Attributes:
-        beta: β_0 = 0, β_1, …, β_N.
+        beta: β_0 = 0, β_1, …, β_N, (N + 1,).
         ends: Of the interval.
         nodes: Of a rule that is exact for the products of two of the polynomials, (M,).
         roots: Square roots of its weights, which sum to 1.
@@ -223,12 +225,18 @@ def fading(density: Density, order: int) -> Polynomials:
     return found
 
 
-_Nodes = tuple[np.ndarray, np.ndarray, dict[float, np.ndarray]]  # as `_lanczos` has them
-_MOST = 2048  # nodes
+def _resolved(density: Density, ruled: Callable[[int], _Nodes], count: int, order: int) -> Polynomials:
+    """Return polynomials on as many nodes as it takes for them to be orthonormal by other nodes as well.
 
+    Args:
+        density: For messages.
+        ruled: Gives a rule of so many nodes.
+        count: To begin with.
+        order: N.
 
-def _resolved(density: Density, ruled: Callable[[int], "_Nodes"], count: int, order: int) -> Polynomials:
-    """Return polynomials on as many nodes as it takes for them to be orthonormal by other nodes as well."""
+    Raises:
+        ValueError: If the most nodes do not do.
+    """
     count = max(count, 256)  # lest a peak stand between nodes
     while True:
         s, roots, distances = ruled(count)

@@ -150,7 +150,7 @@ class SequenceModel(nn.Module, ABC):
         if may_look(x) and not torch.isfinite(x).all():
             raise ValueError("x holds NaN or infinity; say in `mask` what was not observed, or fill it in")
         if self.uses_timestamps and timestamps is not None:
-            check_timestamps(timestamps.mT, torch.cat([torch.zeros_like(timestamps[:, :1]), timestamps[:, :-1]], 1).mT)
+            check_timestamps(timestamps.mT)
             check_clock(timestamps, from_zero=False)
         features = self.encode(x, timestamps, channels, lengths)
         if features.shape != (shape := (len(x), self.hidden_size)):
