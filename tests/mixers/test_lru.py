@@ -1,5 +1,7 @@
 """The Linear Recurrent Unit."""
 
+import math
+
 import pytest
 import torch
 
@@ -33,6 +35,15 @@ def test_a_rate_of_two_is_two_steps_at_which_the_input_is_held():
     layer, x = LRU(3, state_size=5), torch.randn(2, 10, 3)
     held = layer(x.repeat_interleave(2, dim=1))[0][:, 1::2]
     torch.testing.assert_close(layer(x, rate=2.0)[0], held, rtol=1e-10, atol=1e-10)
+
+
+def test_half_a_step_keeps_the_slowest_oscillation_and_two_of_them_are_one_step():
+    layer, x = LRU(3, state_size=200, radii=(0.999, 1.0)), torch.randn(2, 10, 3)
+    half, weight = layer.factors(0.5)
+    assert half.angle().abs().max() <= math.pi / 2
+    assert (weight.abs() <= layer.factors(1.0)[1].abs()).all()
+    held = layer(x.repeat_interleave(2, dim=1), rate=0.5)[0][:, 1::2]
+    torch.testing.assert_close(held, layer(x)[0], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("radii", [(0.5, 0.5), (-0.1, 0.5), (0.2, 1.1)])

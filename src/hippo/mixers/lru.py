@@ -24,7 +24,10 @@ class LRU(MultiInput):
     """
 
     dynamics = ("nu", "theta", "gamma", "B")
-    rate_rule = "A rate r makes λ into λ^r, and B into B (1 − λ^r)/(1 − λ): what held samples in between would do."
+    rate_rule = (
+        "A rate r makes λ into λ^r, with arg λ in (−π, π], and B into B (1 − λ^r)/(1 − λ): what held samples in "
+        "between would do."
+    )
 
     def __init__(
         self,
@@ -50,6 +53,9 @@ class LRU(MultiInput):
         exponent = torch.complex(-torch.exp(self.nu), torch.exp(self.theta))
         if not isinstance(rate, Tensor) and rate == 1:
             return torch.exp(exponent), torch.exp(self.gamma).to(exponent)
+        # Another power would have λ^½ near −1 where λ is near 1, and B with it without bound.
+        phase = math.pi - torch.remainder(math.pi - exponent.imag, 2 * math.pi)
+        exponent = torch.complex(exponent.real, phase)
         return torch.exp(rate * exponent), torch.exp(self.gamma) * torch.expm1(rate * exponent) / torch.expm1(exponent)
 
     def readout(self) -> Tensor:
